@@ -1,0 +1,46 @@
+# make report · make test · make lab: each installs what it needs into .venv on the first call.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install report test lab export readme lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## create .venv and install the package and its tools
+
+$(STAMP): setup.py settings.ini pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "Installing into $(VENV): once, a few minutes ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile -c constraints.txt -e '.[dev]'
+	@touch $@
+
+report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=path|kaggle|sample PRESET=smoke|quick RUN=folder]
+	@$(BIN)/fer2013 report $(if $(DATA),--data '$(DATA)') $(if $(PRESET),--preset '$(PRESET)') $(if $(RUN),--run '$(RUN)')
+
+test: $(STAMP)  ## every check that CI makes
+	@$(BIN)/python -m pytest
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs
+
+export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write README.md
+	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory readme
+
+readme: $(STAMP)
+	@$(BIN)/python tests/readme.py > README.md.part && mv README.md.part README.md
+
+lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@{ echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
+	   sed -n 's/^\(dev_\)\{0,1\}requirements *= *//p' settings.ini | tr ' ' '\n' | \
+	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate -; } > constraints.part
+	@mv constraints.part constraints.txt
+
+clean:  ## remove .venv and build leftovers; outputs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info fer2013_cnn/__pycache__ .pytest_cache

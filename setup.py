@@ -1,0 +1,50 @@
+"""Package metadata, taken from settings.ini; the report notebooks travel in the wheel as `fer2013_cnn/reports`."""
+from configparser import ConfigParser
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="])
+parser.read(here/"settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+
+
+class BuildWithReports(build_py):
+    "Copy `nbs/reports` beside the built modules, so that an installed `fer2013 report` finds them."
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            copytree(here/"nbs"/"reports", Path(self.build_lib)/"fer2013_cnn"/"reports", dirs_exist_ok=True,
+                     ignore=ignore_patterns(".*", "_*"))
+
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    url=cfg["git_url"],
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    license="MIT",
+    keywords=cfg["keywords"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Framework :: Jupyter",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+    ],
+    packages=["fer2013_cnn"],
+    python_requires=f">={cfg['min_python']},<3.14",
+    install_requires=cfg["requirements"].split(),
+    extras_require={"dev": cfg["dev_requirements"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    cmdclass={"build_py": BuildWithReports},
+    zip_safe=False,
+)
