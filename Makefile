@@ -32,8 +32,11 @@ export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write
 	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
 
+README := README.md
 readme: $(STAMP)
-	@$(BIN)/python tests/readme.py > README.md.part && mv README.md.part README.md
+	@$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
+	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input nbs/index.ipynb | \
+	   sed -e 's#](\.\./#](@#' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#' > '$(README).part' && mv '$(README).part' '$(README)'
 
 lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

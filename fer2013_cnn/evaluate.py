@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'confusion', 'scores', 'bootstrap', 'intervals', 'summarise', 'evaluate', 'evaluate_run',
-           'percent', 'headline_table', 'class_table', 'save_figure', 'plot_counts', 'draw_curves', 'plot_history',
-           'row_percent', 'draw_confusion', 'plot_confusion', 'plot_mistakes', 'plot_headline']
+           'percent', 'headline_table', 'headline', 'about_run', 'class_table', 'save_figure', 'plot_counts',
+           'draw_curves', 'plot_history', 'row_percent', 'draw_confusion', 'plot_confusion', 'plot_mistakes',
+           'plot_headline']
 
-# %% ../nbs/04_evaluate.ipynb #295ebb93
+# %% ../nbs/04_evaluate.ipynb #ebc0b5e7
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
-from .data import CLASSES, SPLITS, Dataset, show_faces
+from .data import CLASSES, Dataset, show_faces
 from .run import Predictions, load_predictions, read_history, read_run, replacing, write_json
 
 # %% ../nbs/04_evaluate.ipynb #63f7cc05
@@ -88,6 +90,28 @@ def headline_table(metrics: dict,   # metrics.json: split → scores
                                     **{'macro-F1': percent(part['macro_f1'], part['macro_f1_ci95'])}) for row, part in rows.items()}).T
     return table.rename_axis([kind, ''])
 
+# %% ../nbs/04_evaluate.ipynb #839b75e6
+def headline(metrics: dict,  # the scores of PrivateTest
+             about: dict     # run.json
+            ) -> str:        # Markdown
+    "The result in two sentences, with the kind of faces in the first."
+    sure, kept = percent(metrics['accuracy'], metrics['accuracy_ci95']), metrics['unleaked']
+    where = 'drawn faces (not FER2013)' if about['data']['drawn'] else f"PrivateTest faces of {about['data']['name']}"
+    return (f"> **{sure}** of {metrics['n']:,} {where} are recognised; macro-F1 is {percent(metrics['macro_f1'], metrics['macro_f1_ci95'])}.\n>\n"
+            f"> On the {kept['n']:,} of them that have no copy in Training: {percent(kept['accuracy'], kept['accuracy_ci95'])}.")
+
+# %% ../nbs/04_evaluate.ipynb #48fea23c
+def about_run(about: dict,  # run.json
+              chosen: str   # why this data and recipe
+             ) -> str:      # Markdown
+    "Data and protocol of a run."
+    opened = len(about['private_test_opened'])
+    data, counts = about['data'], {split: sum(row.values()) for split, row in about['data']['counts'].items()}
+    return (f"**Data**: {data['name']}, {sum(counts.values()):,} faces ({chosen}). {data['kind'][0].upper() + data['kind'][1:]}.\n\n"
+            f"**Protocol**: fitted on {counts['Training']:,} Training faces; of {about['settings']['epochs']} epochs, number {about['selected_epoch']} was "
+            f"chosen on {counts['PublicTest']:,} PublicTest faces; then PrivateTest ({counts['PrivateTest']:,} faces) was opened "
+            f"{'once' if opened == 1 else f'{opened} times'}. One network, one view a face, seed {about['settings']['seed']}.")
+
 # %% ../nbs/04_evaluate.ipynb #e994d338
 def class_table(metrics: dict  # the scores of one split
                ) -> pd.DataFrame:
@@ -104,7 +128,7 @@ def save_figure(run: str | Path, name: str, fig: Figure) -> Figure:
     with replacing(path) as aside: fig.savefig(aside, dpi=150)
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #f3f1cb24
+# %% ../nbs/04_evaluate.ipynb #6da7aebb
 BLUE, ORANGE, GREEN = sns.color_palette('colorblind')[:3]
 
 def plot_counts(faces: Dataset) -> Figure:
@@ -114,7 +138,7 @@ def plot_counts(faces: Dataset) -> Figure:
     counts.T.div(counts.sum(1)).plot.bar(ax=ax, color=[BLUE, ORANGE, GREEN], width=.8, rot=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set(title='Class balance', xlabel='', ylabel='share of the split')
-    ax.legend([f'{split} ({n:,} faces)' for split, n in counts.sum(1).items()], frameon=False)
+    ax.legend([f'{split} ({n:,} faces)' for split, n in counts.sum(1).items()], ncols=3, frameon=False, loc='lower center', bbox_to_anchor=(.5, -.32))
     plt.close(fig)
     return fig
 

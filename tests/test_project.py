@@ -1,0 +1,173 @@
+"""The project from outside: sources in step, notebooks that run, the report and the wheel as a user gets them."""
+import filecmp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.ipynb'))
+IMPORT_ORDER = ['sample', 'data', 'audit', 'model', 'run', 'train', 'evaluate', 'predict', 'report', 'cli']
+QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
+
+
+def call(*words, cwd=ROOT, env=QUIET, timeout=1200):
+    "Run a command of the environment under test; its output is shown if it fails."
+    done = subprocess.run([BIN/words[0], *map(str, words[1:])], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
+    print(done.stdout[-5000:], done.stderr[-5000:])
+    return done
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A copy of the sources, to clean and to export without touching the real ones."
+    folder = tmp_path_factory.mktemp('copy')
+    for name in ('nbs', 'fer2013_cnn'):
+        shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('.*', '__pycache__', 'outputs'))
+    for name in ('settings.ini', 'setup.py', 'pyproject.toml'):
+        shutil.copy(ROOT/name, folder)
+    return folder
+
+
+def test_notebooks_are_clean(copy):
+    assert call('nbdev_clean', cwd=copy).returncode == 0
+    changed = [str(path) for path in NOTEBOOKS if not filecmp.cmp(ROOT/path, copy/path, shallow=False)]
+    assert changed == [], 'run: make export'
+
+
+def test_export_reproduces_the_package(copy):
+    assert call('nbdev_export', cwd=copy).returncode == 0
+    names = [path.name for path in (ROOT/'fer2013_cnn').glob('*.py')]
+    assert sorted(names) == sorted(path.name for path in (copy/'fer2013_cnn').glob('*.py'))
+    assert filecmp.cmpfiles(ROOT/'fer2013_cnn', copy/'fer2013_cnn', names, shallow=False)[1:] == ([], []), 'run: make export'
+
+
+def test_readme_is_in_step(tmp_path):
+    subprocess.run(['make', '--silent', 'readme', f'README={tmp_path}/README.md', f'VENV={BIN.parent}'], cwd=ROOT, check=True)
+    assert (tmp_path/'README.md').read_text() == (ROOT/'README.md').read_text(), 'run: make export'
+
+
+def test_modules_import_what_they_use():
+    assert call('python', '-m', 'pyflakes', 'fer2013_cnn', 'tests').returncode == 0
+
+
+def test_imports_run_one_way():
+    for place, module in enumerate(IMPORT_ORDER):
+        path = ROOT/'fer2013_cnn'/f'{module}.py'
+        used = re.findall(r'from (?:\.|fer2013_cnn\.)(\w+) import', path.read_text()) if path.exists() else []
+        assert [name for name in used if IMPORT_ORDER.index(name) >= place] == [], module
+
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(notebook):
+    flags = ['--flags', 'realdata'] if os.environ.get('FER2013_DATA') else []
+    assert call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags).returncode == 0
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    "The main job on drawn faces, as a user runs it."
+    run = tmp_path_factory.mktemp('report')/'run'
+    done = call('fer2013', 'report', '--data', 'sample', '--run', run)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith('Data: sample (asked for).')
+    return run
+
+
+def test_report_leaves_everything(report):
+    wanted = {'report.html', 'report.ipynb', 'metrics.json', 'history.jsonl', 'model.keras', 'model.h5', 'run.json', 'figures',
+              'checkpoint', 'predictions-PublicTest.npz', 'predictions-PrivateTest.npz'}
+    assert {path.name for path in report.iterdir()} == wanted
+    assert len(list((report/'figures').glob('*.png'))) == 7
+
+
+def test_report_scores_drawn_faces(report):
+    score = json.loads((report/'metrics.json').read_text())['PrivateTest']
+    assert .85 < score['accuracy'] < .98
+    assert score['accuracy_ci95'][0] < score['accuracy'] < score['accuracy_ci95'][1]
+    assert len(json.loads((report/'run.json').read_text())['private_test_opened']) == 1
+
+
+def test_report_page_stands_alone(report):
+    page = (report/'report.html').read_text()
+    assert 'drawn faces (not FER2013)' in page
+    assert [word for word in ('<script', '<link', 'src="http', 'import ', 'Traceback') if word in page] == []
+    assert page.count('<img') == 7
+
+
+def test_evaluating_again_gives_the_same_numbers(report):
+    before = (report/'metrics.json').read_text()
+    done = call('fer2013', 'evaluate', report, '--split', 'PrivateTest')
+    assert done.returncode == 0 and 'surprise' in done.stdout
+    assert (report/'metrics.json').read_text() == before
+
+
+def test_a_second_report_keeps_the_first(report):
+    done = call('fer2013', 'report', '--data', 'sample', '--run', report)
+    assert done.returncode == 1 and 'already holds a run' in done.stderr
+
+
+def test_shuffled_labels_teach_nothing(tmp_path):
+    import numpy as np
+    from fer2013_cnn.data import drawn_faces
+    from fer2013_cnn.train import configure, predict_split, train
+    faces = drawn_faces()
+    labels = np.where(faces.splits == 0, np.random.default_rng(0).permutation(faces.labels), faces.labels)
+    faces = replace(faces, labels=labels.astype(np.uint8))
+    answers = predict_split(train(faces, configure('smoke'), tmp_path/'run'), faces, 'PrivateTest')
+    assert (answers.classes == answers.labels).mean() < .3
+
+
+def test_a_killed_report_leaves_no_page(tmp_path):
+    run = tmp_path/'run'
+    process = subprocess.Popen([BIN/'fer2013', 'report', '--data', 'sample', '--run', run], env=QUIET, stdout=subprocess.DEVNULL)
+    for _ in range(1200):
+        if (run/'history.jsonl').exists():
+            break
+        time.sleep(.1)
+    process.kill()
+    process.wait()
+    assert (run/'history.jsonl').exists()
+    assert not any((run/name).exists() for name in ('report.html', 'report.ipynb'))
+
+
+def test_papermill_runs_the_report_directly(tmp_path):
+    done = call('papermill', ROOT/'nbs/reports/train_and_evaluate.ipynb', tmp_path/'out.ipynb', '-p', 'data', 'sample', '-p', 'run', tmp_path/'run',
+                '-p', 'epochs', 1)
+    assert done.returncode == 0 and (tmp_path/'run'/'metrics.json').exists()
+
+
+@pytest.mark.parametrize('words, says', [
+    (['report', '--data', 'nowhere.zip'], 'nowhere.zip does not exist'),
+    (['report', '--data', 'sample', '--preset', 'fast'], "no preset is named 'fast', choose one of smoke, quick"),
+    (['train', '--data', 'sample', '--model', 'vgg99'], "no model is named 'vgg99', choose one of simple, resnet10"),
+    (['train', '--data', 'sample', '--set', 'epoch=3'], "no setting is named 'epoch'")], ids=lambda value: value if isinstance(value, str) else '')
+def test_a_mistake_costs_one_line(words, says, tmp_path):
+    done = call('fer2013', *words, '--run', tmp_path/'run')
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1 and says in done.stderr
+    assert not (tmp_path/'run'/'run.json').exists()
+
+
+def test_the_wheel_reports_by_itself(tmp_path):
+    "Built, installed into an empty environment, and used from another folder."
+    source = tmp_path/'source'
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.venv', '.git', 'outputs', 'data', 'build', '*.egg-info'))
+    assert call('python', '-m', 'build', '--wheel', '--outdir', tmp_path, source).returncode == 0
+    venv.create(tmp_path/'venv', with_pip=True)
+    python = tmp_path/'venv'/'bin'/'python'
+    subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-c', ROOT/'constraints.txt', *tmp_path.glob('*.whl')], check=True)
+    (tmp_path/'elsewhere').mkdir()
+    done = subprocess.run([tmp_path/'venv'/'bin'/'fer2013', 'report', '--data', 'sample', '--run', 'run', '-p', 'epochs=1'], cwd=tmp_path/'elsewhere',
+                          env={name: value for name, value in QUIET.items() if name != 'PYTHONPATH'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path/'elsewhere'/'run'/'report.html').exists()
