@@ -96,7 +96,7 @@ def models():
     from fer2013_cnn.model import zoo_table
     show_table(zoo_table(), 'Networks for --model')
 
-# %% ../nbs/07_cli.ipynb #9b08d1ff
+# %% ../nbs/07_cli.ipynb #089a9975
 @app.command()
 def report(data: Data = None, preset: Preset = None, run: Run = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'.")] = None,
            seed: Annotated[Optional[int], typer.Option(help='Weights, order and augmentation.')] = None,
@@ -104,7 +104,10 @@ def report(data: Data = None, preset: Preset = None, run: Run = None, model: Ann
            cache: Cache = None):
     "Train, evaluate, and write report.html: runs the notebook train_and_evaluate with papermill."
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from fer2013_cnn.data import SAMPLES, find_data, source_path
     from fer2013_cnn.report import run_report
+    source, _ = find_data(data)
+    if source not in SAMPLES: source_path(source)  # a missing file shows at once, and a download shows its progress
     given = {name: value for name, value in dict(data=data, preset=preset, model=model, seed=seed, cache=cache).items() if value is not None}
     with Progress(SpinnerColumn(), TextColumn('running the report'), TimeElapsedColumn(), transient=True) as progress:
         progress.add_task('')

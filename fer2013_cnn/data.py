@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'SHAPE', 'OFFICIAL_COUNTS', 'COLUMNS', 'IMAGE_SU
            'KAGGLE_HANDLE', 'SAMPLES', 'Dataset', 'UserError', 'drawn_faces', 'show_faces', 'parse_pixels',
            'parse_header', 'read_rows', 'read_csv', 'locate', 'decode', 'read_images', 'read_member', 'read_zip',
            'read_folder', 'read', 'cache_key', 'write_cache', 'read_cache', 'kaggle_cache', 'find_data',
-           'download_kaggle', 'load']
+           'download_kaggle', 'source_path', 'load']
 
 # %% ../nbs/00_data.ipynb #9fdee1ba
 import csv, hashlib, io, json, os, shutil, tempfile, warnings, zipfile, zlib
@@ -213,10 +213,9 @@ def read_folder(path: Path) -> Dataset:
     files = {file.relative_to(path).as_posix(): file.read_bytes for file in path.rglob('*') if file.is_file()}
     return read_images(files, path.name)
 
-# %% ../nbs/00_data.ipynb #5b9a0024
+# %% ../nbs/00_data.ipynb #eccdac32
 def read(path: Path) -> Dataset:
-    "Read a csv, a zip or a directory. Raises `UserError` for a path that is none of these."
-    if not path.exists(): raise UserError(f'{path} does not exist')
+    "Read an existing csv, zip or directory. Raises `UserError` for a path that is none of these."
     if path.is_dir(): return read_folder(path)
     if path.stat().st_size == 0: raise UserError(f'{path} is empty')
     if zipfile.is_zipfile(path): return read_zip(path)
@@ -286,15 +285,21 @@ def download_kaggle() -> Path:
         raise UserError(f'{KAGGLE_HANDLE} could not be downloaded from Kaggle ({type(error).__name__}): check the network, '
                         'or download it by hand and name the file with --data') from None
 
-# %% ../nbs/00_data.ipynb #c8c48e3b
+# %% ../nbs/00_data.ipynb #60851b8f
+def source_path(source: str | Path) -> Path:
+    "The file or folder behind a source that is not drawn; downloads 'kaggle' if need be. Raises `UserError` if there is none."
+    path = download_kaggle() if source == 'kaggle' else Path(source).expanduser()
+    if not path.exists(): raise UserError(f"{path} does not exist: name a FER2013 csv, zip or folder, 'kaggle' or 'sample'")
+    return path
+
+# %% ../nbs/00_data.ipynb #a1195454
 def load(data: str | Path | None = None,  # see `find_data`
-         cache: str | Path | None = None  # folder of the cache; None: $FER2013_CACHE, else the user's cache folder
+         cache: str | Path | None = None  # folder of the cache; None or '': $FER2013_CACHE, else the user's cache folder
         ) -> Dataset:
     "Find, read and check a data set; from the second time on it is opened from the cache. Raises `UserError` for bad input."
     source, _ = find_data(data)
     if source in SAMPLES: return drawn_faces(imbalanced=SAMPLES[source])
-    path = download_kaggle() if source == 'kaggle' else Path(source).expanduser()
-    if not path.exists(): raise UserError(f"{path} does not exist: name a FER2013 csv, zip or folder, 'kaggle' or 'sample'")
+    path = source_path(source)
     entry = Path(cache or os.environ.get('FER2013_CACHE') or user_cache_path('fer2013_cnn'))/cache_key(path)
     if faces := read_cache(entry): return faces
     faces = read(path)

@@ -50,7 +50,7 @@ def check_parameters(notebook: Path,
         except ValueError: raise UserError(f'{name}={value}, expected a value of type {kind.__name__}') from None
     return checked
 
-# %% ../nbs/06_report.ipynb #b32cd1c5
+# %% ../nbs/06_report.ipynb #1988845f
 def execute(notebook: Path,
             run: Path,                   # existing folder for report.ipynb
             parameters: dict,
@@ -63,9 +63,11 @@ def execute(notebook: Path,
                              extra_arguments=['--log-level=ERROR'])
     except PapermillExecutionError as error:
         os.replace(running, run/'report.failed.ipynb')
-        what = error.evalue if error.ename == 'UserError' else f'{error.ename}: {error.evalue}'
-        raise UserError(f"{what.splitlines()[0]} (cell {error.exec_count} of {run/'report.failed.ipynb'})") from None
-    return os.replace(running, run/'report.ipynb') or run/'report.ipynb'
+        message = error.evalue.splitlines()[0] if error.evalue else ''
+        if error.ename == 'UserError': raise UserError(message) from None
+        raise UserError(f"{error.ename}: {message} (cell {error.exec_count} of {run/'report.failed.ipynb'})") from None
+    os.replace(running, run/'report.ipynb')
+    return run/'report.ipynb'
 
 # %% ../nbs/06_report.ipynb #479d9170
 def write_html(notebook: Path) -> Path:

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.ipynb'))
+REPORTS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs'/'reports').glob('[!_.]*.ipynb'))
 IMPORT_ORDER = ['sample', 'data', 'audit', 'model', 'run', 'train', 'evaluate', 'predict', 'report', 'cli']
 QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
 
@@ -40,7 +41,7 @@ def copy(tmp_path_factory):
 
 def test_notebooks_are_clean(copy):
     assert call('nbdev_clean', cwd=copy).returncode == 0
-    changed = [str(path) for path in NOTEBOOKS if not filecmp.cmp(ROOT/path, copy/path, shallow=False)]
+    changed = [str(path) for path in NOTEBOOKS + REPORTS if not filecmp.cmp(ROOT/path, copy/path, shallow=False)]
     assert changed == [], 'run: make export'
 
 
