@@ -35,12 +35,13 @@ export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write
 README := README.md
 readme: $(STAMP)
 	@$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
-	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input nbs/index.ipynb | \
-	   sed -e 's#](\.\./#](@#' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#' > '$(README).part' && mv '$(README).part' '$(README)'
+	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input nbs/index.ipynb > '$(README).raw'
+	@awk '/^```/ {if (!open && $$0 == "```") $$0 = "```python"; open = !open} 1' '$(README).raw' | sed -e 's#](\.\./#](@#' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#' > '$(README).part'
+	@mv '$(README).part' '$(README)' && rm '$(README).raw'
 
 lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@{ echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
+	@set -e; { echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
 	   sed -n 's/^\(dev_\)\{0,1\}requirements *= *//p' settings.ini | tr ' ' '\n' | \
 	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate -; } > constraints.part
 	@mv constraints.part constraints.txt

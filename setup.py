@@ -1,7 +1,7 @@
 """Package metadata, taken from settings.ini; the report notebooks travel in the wheel as `fer2013_cnn/reports`."""
 from configparser import ConfigParser
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copy
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
@@ -18,8 +18,10 @@ class BuildWithReports(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:
-            copytree(here/"nbs"/"reports", Path(self.build_lib)/"fer2013_cnn"/"reports", dirs_exist_ok=True,
-                     ignore=ignore_patterns(".*", "_*"))
+            reports = Path(self.build_lib)/"fer2013_cnn"/"reports"
+            reports.mkdir(parents=True, exist_ok=True)
+            for path in [*(here/"nbs"/"reports").glob("[!_.]*.ipynb"), *(here/"nbs"/"reports").glob("*.j2")]:
+                copy(path, reports)
 
 
 setup(

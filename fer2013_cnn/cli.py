@@ -6,8 +6,9 @@
 __all__ = ['app', 'Data', 'Cache', 'Run', 'Preset', 'pairs', 'show_table', 'open_data', 'prepare', 'train', 'evaluate', 'models',
            'report', 'main']
 
-# %% ../nbs/07_cli.ipynb #356292b8
+# %% ../nbs/07_cli.ipynb #ea7c961b
 import os, sys
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -23,7 +24,7 @@ Cache = Annotated[Optional[Path], typer.Option(help="Folder of the data cache. D
 Run = Annotated[Optional[Path], typer.Option(help='Folder for the results. Default: outputs/ and the time.')]
 Preset = Annotated[Optional[str], typer.Option(help="'smoke' or 'quick'. Default: smoke for drawn faces, quick for photographs.")]
 
-# %% ../nbs/07_cli.ipynb #7dbc323c
+# %% ../nbs/07_cli.ipynb #4ff52172
 def pairs(items: list[str]) -> dict[str, str]:
     "`name=value` words as a dictionary."
     from fer2013_cnn.data import UserError
@@ -36,7 +37,7 @@ def show_table(table, title: str):
     from rich.console import Console
     from rich.table import Table
     out = Table('', *map(str, table.columns), title=title, title_justify='left')
-    for name, row in table.iterrows(): out.add_row(' · '.join(name) if isinstance(name, tuple) else str(name), *(f'{value:,}' if isinstance(value, int) else str(value) for value in row))
+    for name, row in table.iterrows(): out.add_row(' · '.join(name) if isinstance(name, tuple) else str(name), *(f'{value:,}' if isinstance(value, Integral) else str(value) for value in row))
     Console().print(out)
 
 # %% ../nbs/07_cli.ipynb #be4f41d3
@@ -55,7 +56,7 @@ def prepare(data: Data = None, cache: Cache = None):
     show_table(faces.counts().assign(total=lambda counts: counts.sum(axis=1)).astype(object), faces.kind)
     print(f'fingerprint {faces.fingerprint}')
 
-# %% ../nbs/07_cli.ipynb #0a876f56
+# %% ../nbs/07_cli.ipynb #42b7ec5d
 @app.command()
 def train(data: Data = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'. Default: the preset's.")] = None,
           preset: Preset = None, run: Run = None, seed: Annotated[int, typer.Option(help='Weights, order and augmentation.')] = 0,
@@ -66,7 +67,7 @@ def train(data: Data = None, model: Annotated[Optional[str], typer.Option(help="
     faces = open_data(data, cache)
     from fer2013_cnn import train as training
     from fer2013_cnn.run import new_run
-    settings = training.configure(preset or training.default_preset(faces), seed=seed, **(dict(model=model) if model else {}), **changes)
+    settings = training.configure(preset or training.default_preset(faces), **(dict(seed=seed) | (dict(model=model) if model else {}) | changes))
     print(f'Training {settings.model} for {settings.epochs} epochs on {faces.name} ({faces.kind}).')
     run = training.train(faces, settings, run or new_run())
     print(f'Done: {run}. Next: fer2013 evaluate {run}')
@@ -96,7 +97,7 @@ def models():
     from fer2013_cnn.model import zoo_table
     show_table(zoo_table(), 'Networks for --model')
 
-# %% ../nbs/07_cli.ipynb #089a9975
+# %% ../nbs/07_cli.ipynb #099d675d
 @app.command()
 def report(data: Data = None, preset: Preset = None, run: Run = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'.")] = None,
            seed: Annotated[Optional[int], typer.Option(help='Weights, order and augmentation.')] = None,
@@ -106,12 +107,12 @@ def report(data: Data = None, preset: Preset = None, run: Run = None, model: Ann
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from fer2013_cnn.data import SAMPLES, find_data, source_path
     from fer2013_cnn.report import run_report
-    source, _ = find_data(data)
+    given = {name: value for name, value in dict(data=data, preset=preset, model=model, seed=seed, cache=cache).items() if value is not None} | pairs(parameter)
+    source, _ = find_data(given.get('data'))
     if source not in SAMPLES: source_path(source)  # a missing file shows at once, and a download shows its progress
-    given = {name: value for name, value in dict(data=data, preset=preset, model=model, seed=seed, cache=cache).items() if value is not None}
     with Progress(SpinnerColumn(), TextColumn('running the report'), TimeElapsedColumn(), transient=True) as progress:
         progress.add_task('')
-        page = run_report(run=run, stdout=sys.stdout, **(given | pairs(parameter)))
+        page = run_report(run=run, stdout=sys.stdout, parameters=given)
     print(f'Report: {page}')
 
 # %% ../nbs/07_cli.ipynb #0a07004e

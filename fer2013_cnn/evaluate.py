@@ -28,22 +28,22 @@ def confusion(predictions: Predictions) -> np.ndarray:
     "Counts, int (7, 7): row = label, column = most probable class."
     return confusion_matrix(predictions.labels, predictions.classes, labels=range(len(CLASSES)))
 
-# %% ../nbs/04_evaluate.ipynb #29209ad3
+# %% ../nbs/04_evaluate.ipynb #d182e3d7
 def scores(matrix: np.ndarray  # (…, 7, 7), one confusion matrix or a stack of them
           ) -> dict:           # accuracy, macro_f1: (…); precision, recall, f1: (…, 7)
-    "Accuracy, macro-F1 and the three scores of each class; a class that is never predicted or never there scores 0, as in scikit-learn."
+    "Accuracy, macro-F1 and the three scores of each class; a class that is never predicted or never there scores 0."
     hits, labelled, predicted = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2)
     f1 = 2*hits/np.maximum(labelled + predicted, 1)
     return dict(accuracy=hits.sum(-1)/np.maximum(matrix.sum((-1, -2)), 1), macro_f1=f1.mean(-1),
                 precision=hits/np.maximum(predicted, 1), recall=hits/np.maximum(labelled, 1), f1=f1)
 
-# %% ../nbs/04_evaluate.ipynb #62187e6e
+# %% ../nbs/04_evaluate.ipynb #25c069f3
 def bootstrap(matrix: np.ndarray,  # (7, 7) counts
               draws: int = 2000,
               seed: int = 0
              ) -> np.ndarray:      # int (draws, 7, 7)
     "Confusion matrices of resampled test sets."
-    shares = matrix.ravel()/matrix.sum()
+    shares = matrix.ravel()/max(1, matrix.sum())
     return np.random.default_rng(seed).multinomial(matrix.sum(), shares, draws).reshape(draws, *matrix.shape)
 
 # %% ../nbs/04_evaluate.ipynb #d85224db
@@ -67,13 +67,13 @@ def evaluate(predictions: Predictions) -> dict:
     kept = Predictions(*(array[predictions.unleaked] for array in vars(predictions).values()))
     return summarise(confusion(predictions)) | dict(unleaked=summarise(confusion(kept)))
 
-# %% ../nbs/04_evaluate.ipynb #39e03c64
+# %% ../nbs/04_evaluate.ipynb #9a7fd90a
 def evaluate_run(run: str | Path,  # a run with predictions
                  split: str        # 'PublicTest' or 'PrivateTest'
                 ) -> dict:         # the scores of that split
     "Score a split of a run and write it to metrics.json. Raises `UserError` if there are no predictions."
     metrics, path = evaluate(load_predictions(run, split)), Path(run)/'metrics.json'
-    write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | {split: metrics})
+    write_json(path, (json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}) | {split: metrics})
     return metrics
 
 # %% ../nbs/04_evaluate.ipynb #857da2aa
@@ -128,7 +128,7 @@ def save_figure(run: str | Path, name: str, fig: Figure) -> Figure:
     with replacing(path) as aside: fig.savefig(aside, dpi=150)
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #6da7aebb
+# %% ../nbs/04_evaluate.ipynb #7656ed73
 BLUE, ORANGE, GREEN = sns.color_palette('colorblind')[:3]
 
 def plot_counts(faces: Dataset) -> Figure:
@@ -137,7 +137,7 @@ def plot_counts(faces: Dataset) -> Figure:
     fig, ax = plt.subplots(figsize=(7.5, 2.8), layout='constrained')
     counts.T.div(counts.sum(1)).plot.bar(ax=ax, color=[BLUE, ORANGE, GREEN], width=.8, rot=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set(title='Class balance', xlabel='', ylabel='share of the split')
+    ax.set(title=f'Class balance: {faces.name}', xlabel='', ylabel='share of the split')
     ax.legend([f'{split} ({n:,} faces)' for split, n in counts.sum(1).items()], ncols=3, frameon=False, loc='lower center', bbox_to_anchor=(.5, -.32))
     plt.close(fig)
     return fig
@@ -188,13 +188,13 @@ def plot_confusion(matrix: np.ndarray,  # (7, 7) counts
     plt.close(fig)
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #81e1c351
+# %% ../nbs/04_evaluate.ipynb #10ec9d4f
 def plot_mistakes(faces: Dataset, predictions: Predictions, n: int = 20) -> Figure:
     "The wrong answers with the highest probability: the answer and its probability, and what the label says."
     wrong = np.flatnonzero(predictions.classes != predictions.labels)
     worst = wrong[np.argsort(-predictions.probabilities.max(1)[wrong], kind='stable')[:n]]
     titles = [f'{CLASSES[predictions.classes[i]]} {predictions.probabilities[i].max():.0%}\nlabel: {CLASSES[predictions.labels[i]]}' for i in worst]
-    return show_faces(faces.images[predictions.rows[worst]], titles, size=1.05)
+    return show_faces(faces.images[predictions.rows[worst]], titles, size=1.05, title='Wrong, and sure of it')
 
 # %% ../nbs/04_evaluate.ipynb #71ce0dc6
 def plot_headline(run: str | Path,           # a run with predictions

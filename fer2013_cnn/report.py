@@ -6,12 +6,14 @@
 __all__ = ['TYPES', 'reports_folder', 'report_notebooks', 'report_parameters', 'check_parameters', 'execute', 'write_html',
            'run_report']
 
-# %% ../nbs/06_report.ipynb #4e5973dc
+# %% ../nbs/06_report.ipynb #a3a212c2
 import logging, os
 from pathlib import Path
 from typing import TextIO
+from unittest.mock import patch
 
 import papermill as pm
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -35,8 +37,8 @@ def report_parameters(notebook: Path) -> dict:
     logging.getLogger('papermill').setLevel(logging.ERROR)
     return {name: dict(type=found['inferred_type_name'], default=found['default'], help=found['help']) for name, found in pm.inspect_notebook(notebook).items()}
 
-# %% ../nbs/06_report.ipynb #cf5010c0
-TYPES = dict(str=str, int=int, float=float)
+# %% ../nbs/06_report.ipynb #40b8be1c
+TYPES = dict(int=int, float=float)  # anything else is text
 
 def check_parameters(notebook: Path,
                      given: dict  # name → value, or its text as typed in a shell
@@ -45,12 +47,12 @@ def check_parameters(notebook: Path,
     known, checked = report_parameters(notebook), {}
     for name, value in given.items():
         if name not in known: raise UserError(f"{notebook.stem} has no parameter {name!r}, choose from {', '.join(known)}")
-        kind = TYPES[known[name]['type']]
-        try: checked[name] = kind(value)
+        kind = TYPES.get(known[name]['type'], str)
+        try: checked[name] = kind(str(value))
         except ValueError: raise UserError(f'{name}={value}, expected a value of type {kind.__name__}') from None
     return checked
 
-# %% ../nbs/06_report.ipynb #1988845f
+# %% ../nbs/06_report.ipynb #bf88d464
 def execute(notebook: Path,
             run: Path,                   # existing folder for report.ipynb
             parameters: dict,
@@ -58,9 +60,11 @@ def execute(notebook: Path,
            ) -> Path:                    # the executed notebook
     "Run a notebook with papermill. Raises `UserError` with the failing cell's message."
     running = run/'report.running.ipynb'
-    os.environ['TQDM_DISABLE'] = '1'  # for the kernel: no bars in a report
-    try: pm.execute_notebook(notebook, running, parameters, kernel_name='python3', language='python', progress_bar=False, stdout_file=stdout,
-                             extra_arguments=['--log-level=ERROR'])
+    try:
+        with patch.dict(os.environ, TQDM_DISABLE='1'):  # the kernel inherits it: no bars in a report
+            pm.execute_notebook(notebook, running, parameters, kernel_name='python3', language='python', progress_bar=False,
+                                stdout_file=stdout, extra_arguments=['--log-level=ERROR'])
+    except DeadKernelError: raise UserError(f'the notebook\'s kernel died, perhaps for want of memory; {running} is what it had done') from None
     except PapermillExecutionError as error:
         os.replace(running, run/'report.failed.ipynb')
         message = error.evalue.splitlines()[0] if error.evalue else ''
@@ -79,16 +83,16 @@ def write_html(notebook: Path) -> Path:
     with replacing(notebook.with_suffix('.html')) as aside: aside.write_text(page, encoding='utf-8')
     return notebook.with_suffix('.html')
 
-# %% ../nbs/06_report.ipynb #d02808ad
+# %% ../nbs/06_report.ipynb #3ba901f3
 def run_report(name: str = 'train_and_evaluate',  # one of `report_notebooks`
                run: str | Path | None = None,     # folder for the results; None: outputs/ and the time
                stdout: TextIO | None = None,      # where the progress goes, such as `sys.stdout`
-               **parameters                       # of the notebook
+               parameters: dict = {}              # of the notebook
               ) -> Path:                          # report.html
     "Run a report notebook into a run folder. Raises `UserError` for unusable input or a failing cell; then there is no report.html."
     if name not in report_notebooks(): raise UserError(f"no report is named {name!r}, choose one of {', '.join(report_notebooks())}")
-    notebook, run = report_notebooks()[name], Path(run or new_run())
-    parameters = check_parameters(notebook, parameters | dict(run=run))
+    notebook, run = report_notebooks()[name], Path(run or parameters.get('run') or new_run())
+    parameters = check_parameters(notebook, parameters | dict(run=str(run)))
     if (run/'report.html').exists() or (run/'run.json').exists(): raise UserError(f'{run} already holds a run: choose another folder with --run, or remove it')
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise UserError(f'{run} cannot be written ({error.strerror})') from None

@@ -20,11 +20,11 @@ import pandas as pd
 
 from .data import UserError
 
-# %% ../nbs/03a_run.ipynb #b7649ddc
+# %% ../nbs/03a_run.ipynb #511485ac
 @contextmanager
 def replacing(path: Path):
     "Yield a path beside `path` to write to; rename it to `path` if the block succeeds, remove it if not."
-    aside = path.with_name(f'.writing-{path.name}')
+    aside = path.with_name(f'.writing-{os.getpid()}-{path.name}')
     try:
         yield aside
         os.replace(aside, path)
@@ -58,11 +58,12 @@ def machine() -> dict:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return dict(processor=processor(), cores=cores, system=f'{platform.system()} {platform.machine()}')
 
-# %% ../nbs/03a_run.ipynb #2c8fd499
+# %% ../nbs/03a_run.ipynb #7043af7f
 def git_commit() -> str | None:
-    "The commit of the checkout that this package runs from; None if it is none, or git is not there."
-    here = Path(__file__).parent if '__file__' in globals() else Path.cwd()
-    try: return subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    "The commit of the checkout that this package runs from, with -dirty for uncommitted changes; None if it is not a git checkout."
+    here = Path(__file__).parent.parent if '__file__' in globals() else Path.cwd().parent
+    if not (here/'settings.ini').exists(): return None
+    try: return subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../nbs/03a_run.ipynb #82d2d010

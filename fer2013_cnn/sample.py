@@ -111,9 +111,9 @@ def draw_portrait(person: dict, expression: dict) -> Image.Image:
     draw_mouth(pen, person, expression)
     return image
 
-# %% ../nbs/00a_sample.ipynb #ba0d2c99
+# %% ../nbs/00a_sample.ipynb #28d9a65f
 def pose(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    "Turn by about ±9°, squeeze by ±10 %, shear and shift by up to three pixels; the edge is filled with the backdrop's grey."
+    "Turn by 9° (standard deviation), squeeze by ±10 %, shear and shift by up to three pixels; the edge is filled with the backdrop's grey."
     angle, (sx, sy), shear = np.deg2rad(rng.normal(0, 9)), rng.uniform(.9, 1.12, 2), rng.normal(0, .07)
     turn = np.array([[np.cos(angle)/sx, -np.sin(angle) + shear], [np.sin(angle), np.cos(angle)/sy]])
     centre = SIZE*SCALE/2

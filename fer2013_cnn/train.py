@@ -20,8 +20,8 @@ from .run import Predictions, append_history, now, read_run, replacing, save_pre
 import keras  # after .model, which imports it quietly
 from keras import layers
 
-# %% ../nbs/03_train.ipynb #9df06e82
-LIMITS = dict(epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, 1), weight_decay=(0, 1),
+# %% ../nbs/03_train.ipynb #4ca5c866
+LIMITS = dict(epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
               label_smoothing=(0, .99), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), seed=(0, 2**31 - 1))
 
 # %% ../nbs/03_train.ipynb #f4809147
@@ -51,9 +51,9 @@ def default_preset(faces: Dataset) -> str:
     "`smoke` for drawn faces, `quick` for photographs."
     return 'smoke' if faces.drawn else 'quick'
 
-# %% ../nbs/03_train.ipynb #3cce71a5
-def configure(preset: str,  # one of `PRESETS`
-              **changes     # settings that differ from it, as values or as text
+# %% ../nbs/03_train.ipynb #0c1a42b0
+def configure(preset: str, /,  # one of `PRESETS`
+              **changes        # settings that differ from it, as values or as text
              ) -> Settings:
     "A preset with changes. Raises `UserError` for an unknown preset or setting, or a value of the wrong type."
     if preset not in PRESETS: raise UserError(f"no preset is named {preset!r}, choose one of {', '.join(PRESETS)}")
@@ -73,12 +73,12 @@ def augmentation(settings: Settings) -> keras.Sequential:
     if settings.zoom: steps.append(layers.RandomZoom(settings.zoom, fill_mode='nearest'))
     return keras.Sequential(steps, name='augmentation')
 
-# %% ../nbs/03_train.ipynb #cde244e9
+# %% ../nbs/03_train.ipynb #d70a90dc
 def one_cycle(settings: Settings,
               steps: int  # optimiser steps in the whole training
              ) -> keras.optimizers.schedules.LearningRateSchedule:
     "Warm up linearly to `settings.learning_rate`, then decay along a cosine to zero."
-    warmup = round(settings.warmup*steps)
+    warmup = min(round(settings.warmup*steps), steps - 1)
     return keras.optimizers.schedules.CosineDecay(settings.learning_rate/25, steps - warmup, warmup_target=settings.learning_rate, warmup_steps=warmup)
 
 # %% ../nbs/03_train.ipynb #efd874a9
@@ -146,7 +146,7 @@ def load_network(run: str | Path) -> keras.Model:
     if checksum(path) != expected: raise UserError(f'{path} is damaged: its checksum is not the one in run.json')
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
-# %% ../nbs/03_train.ipynb #94f2c022
+# %% ../nbs/03_train.ipynb #26dadd1b
 def predict_split(run: str | Path,  # a finished run
                   faces: Dataset,   # the data it was trained on
                   split: str        # 'PublicTest' or 'PrivateTest'
@@ -156,7 +156,7 @@ def predict_split(run: str | Path,  # a finished run
     about = read_run(run)
     if faces.fingerprint != about['data']['fingerprint']: raise UserError(f"{run} was trained on other data ({about['data']['name']})")
     network = load_network(run)
-    if split == 'PrivateTest': update_run(run, private_test_opened=about['private_test_opened'] + [now()])
+    if split == 'PrivateTest': update_run(run, private_test_opened=read_run(run)['private_test_opened'] + [now()])
     rows = faces.rows(split)
     predictions = Predictions(rows, faces.labels[rows], network.predict(faces.images[rows][..., None], batch_size=256, verbose=0),
                               no_train_duplicate(faces)[rows])
@@ -180,13 +180,13 @@ def fit(network: keras.Model, faces: Dataset, settings: Settings, callbacks: lis
     trainer.fit(images, labels, batch_size=settings.batch_size, epochs=settings.epochs, validation_data=watch, validation_batch_size=256,
                 callbacks=callbacks, verbose=0)
 
-# %% ../nbs/03_train.ipynb #63a13782
+# %% ../nbs/03_train.ipynb #cdcc716b
 def train(faces: Dataset,
           settings: Settings,
           run: str | Path      # folder for the results, must not hold a run yet
          ) -> Path:            # the run folder
     "Train a network, keep the epoch that is best on PublicTest, and write the run folder. Raises `UserError` for unusable input."
-    if missing := [split for split in SPLITS[:2] if not len(faces.rows(split))]: raise UserError(f"{faces.name} has no faces in {' and '.join(missing)}")
+    if missing := [split for split in SPLITS if not len(faces.rows(split))]: raise UserError(f"{faces.name} has no faces in {' and '.join(missing)}")
     keras.utils.set_random_seed(settings.seed)
     network = build(settings.model)
     run = start_run(run, dict(data=describe_data(faces), settings=asdict(settings), backend=keras.backend.backend(), parameters=network.count_params()))

@@ -1,8 +1,8 @@
 """The project from outside: sources in step, notebooks that run, the report and the wheel as a user gets them."""
+import ast
 import filecmp
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +19,8 @@ NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.
 REPORTS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs'/'reports').glob('[!_.]*.ipynb'))
 IMPORT_ORDER = ['sample', 'data', 'audit', 'model', 'run', 'train', 'evaluate', 'predict', 'report', 'cli']
 QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
+if os.environ.get('FER2013_DATA') not in (None, '', 'sample', 'kaggle'):
+    QUIET['FER2013_DATA'] = str(Path(os.environ['FER2013_DATA']).resolve())  # the notebooks run in their own folder
 
 
 def call(*words, cwd=ROOT, env=QUIET, timeout=1200):
@@ -62,16 +64,18 @@ def test_modules_import_what_they_use():
 
 
 def test_imports_run_one_way():
-    for place, module in enumerate(IMPORT_ORDER):
-        path = ROOT/'fer2013_cnn'/f'{module}.py'
-        used = re.findall(r'from (?:\.|fer2013_cnn\.)(\w+) import', path.read_text()) if path.exists() else []
-        assert [name for name in used if IMPORT_ORDER.index(name) >= place] == [], module
+    for path in (ROOT/'fer2013_cnn').glob('[!_]*.py'):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        ours = [node for node in imports if node.level or node.module.split('.')[0] == 'fer2013_cnn']
+        used = {name for node in ours for name in [(node.module or '').split('.')[-1], *(alias.name for alias in node.names)] if name in IMPORT_ORDER}
+        assert [name for name in used if IMPORT_ORDER.index(name) >= IMPORT_ORDER.index(path.stem)] == [], path.stem
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook):
     flags = ['--flags', 'realdata'] if os.environ.get('FER2013_DATA') else []
-    assert call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags).returncode == 0
+    done = call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags)
+    assert done.returncode == 0 and 'Success.' in done.stdout + done.stderr
 
 
 @pytest.fixture(scope='module')
@@ -159,6 +163,14 @@ def test_a_mistake_costs_one_line(words, says, tmp_path):
     assert not (tmp_path/'run'/'run.json').exists()
 
 
+def test_without_a_network_kaggle_costs_one_line(tmp_path):
+    nowhere = 'http://127.0.0.1:9'
+    env = {**QUIET, 'KAGGLEHUB_CACHE': str(tmp_path), 'HTTPS_PROXY': nowhere, 'HTTP_PROXY': nowhere, 'https_proxy': nowhere, 'http_proxy': nowhere}
+    done = call('fer2013', 'report', '--data', 'kaggle', '--run', tmp_path/'run', env=env)
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1 and 'could not be downloaded' in done.stderr
+
+
 def test_the_wheel_reports_by_itself(tmp_path):
     "Built, installed into an empty environment, and used from another folder."
     source = tmp_path/'source'
@@ -171,4 +183,6 @@ def test_the_wheel_reports_by_itself(tmp_path):
     done = subprocess.run([tmp_path/'venv'/'bin'/'fer2013', 'report', '--data', 'sample', '--run', 'run', '-p', 'epochs=1'], cwd=tmp_path/'elsewhere',
                           env={name: value for name, value in QUIET.items() if name != 'PYTHONPATH'}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    where = subprocess.run([python, '-c', 'import fer2013_cnn.report as r; print(r.reports_folder())'], cwd=tmp_path, capture_output=True, text=True)
+    assert where.stdout.startswith(str(tmp_path/'venv'))
     assert (tmp_path/'elsewhere'/'run'/'report.html').exists()
