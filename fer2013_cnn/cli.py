@@ -6,13 +6,14 @@
 __all__ = ['app', 'Data', 'Cache', 'Run', 'Preset', 'pairs', 'show_table', 'open_data', 'prepare', 'train', 'evaluate', 'models',
            'report', 'main']
 
-# %% ../nbs/07_cli.ipynb #ea7c961b
+# %% ../nbs/07_cli.ipynb #cc56e5ae
 import os, sys
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from typer.exceptions import TyperException
 
 # %% ../nbs/07_cli.ipynb #a84f4f69
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='markdown', context_settings=dict(help_option_names=['-h', '--help']),
@@ -115,12 +116,16 @@ def report(data: Data = None, preset: Preset = None, run: Run = None, model: Ann
         page = run_report(run=run, stdout=sys.stdout, parameters=given)
     print(f'Report: {page}')
 
-# %% ../nbs/07_cli.ipynb #0a07004e
+# %% ../nbs/07_cli.ipynb #2d906d00
 def main():
     "Run the command line; the console script `fer2013`."
     if not sys.stderr.isatty(): os.environ.setdefault('TQDM_DISABLE', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    try: app(prog_name='fer2013')
+    try: sys.exit(app(prog_name='fer2013', standalone_mode=False))
+    except TyperException as error:  # a mistyped command, option or value; without any command, its help was shown
+        message = error.format_message()
+        sys.exit(f'fer2013: {message.rstrip(".")}: see {error.ctx.command_path} --help' if message else 2)
+    except typer.Abort: sys.exit('fer2013: stopped')
     except ValueError as error:
         from fer2013_cnn.data import UserError
         if not isinstance(error, UserError): raise

@@ -23,12 +23,12 @@ EXPRESSIONS = dict(
     surprise = (1.,   .1,  .7,  0.,  1.,  -.4,  0.),
     neutral  = ( 0.,  0.,  0.,  0.,  0.,   0.,  0.))
 
-# %% ../nbs/00a_sample.ipynb #289931d5
+# %% ../nbs/00a_sample.ipynb #899f3278
 def sample_expression(expression: str,  # one of `EXPRESSIONS`
                       rng: np.random.Generator
                      ) -> dict:         # feature name → value, about -1.5 to 1.5
     "One person's version of an expression: random intensity, every feature a little off."
-    values = np.array(EXPRESSIONS[expression]) * rng.uniform(.45, 1.1) + rng.normal(0, .15, len(FEATURES))
+    values = np.array(EXPRESSIONS[expression]) * rng.uniform(.6, 1.1) + rng.normal(0, .15, len(FEATURES))
     return dict(zip(FEATURES, values))
 
 # %% ../nbs/00a_sample.ipynb #bcffdc4a

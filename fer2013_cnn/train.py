@@ -44,8 +44,8 @@ class Settings:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high: raise UserError(f'{name}={getattr(self, name)}, expected {low} to {high}')
 
-# %% ../nbs/03_train.ipynb #bd436fd3
-PRESETS = dict(smoke=Settings(epochs=12, batch_size=32), quick=Settings(epochs=7))
+# %% ../nbs/03_train.ipynb #b3d1b62f
+PRESETS = dict(smoke=Settings(epochs=8, batch_size=32), quick=Settings(epochs=7))
 
 def default_preset(faces: Dataset) -> str:
     "`smoke` for drawn faces, `quick` for photographs."
