@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'confusion', 'scores', 'bootstrap', 'intervals', 'summarise', 'evaluate', 'evaluate_run',
-           'percent', 'headline_table', 'headline', 'about_run', 'class_table', 'save_figure', 'plot_counts',
-           'draw_curves', 'plot_history', 'row_percent', 'draw_confusion', 'plot_confusion', 'plot_mistakes',
-           'plot_headline']
+           'percent', 'headline_table', 'headline', 'about_data', 'about_run', 'class_table', 'save_figure',
+           'plot_counts', 'draw_curves', 'plot_history', 'row_percent', 'draw_confusion', 'plot_confusion',
+           'plot_mistakes', 'plot_headline', 'plot_times']
 
-# %% ../nbs/04_evaluate.ipynb #ebc0b5e7
+# %% ../nbs/04_evaluate.ipynb #6a4bb9c6
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,28 +21,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
-from .data import CLASSES, Dataset, show_faces
-from .run import Predictions, load_predictions, read_history, read_run, replacing, write_json
+from .data import Dataset, replacing, show_faces
+from .run import Predictions, load_predictions, read_history, read_run, write_json
 
-# %% ../nbs/04_evaluate.ipynb #63f7cc05
+# %% ../nbs/04_evaluate.ipynb #47aace66
 def confusion(predictions: Predictions) -> np.ndarray:
-    "Counts, int (7, 7): row = label, column = most probable class."
-    return confusion_matrix(predictions.labels, predictions.classes, labels=range(len(CLASSES)))
+    "Counts, int (C, C): row = label, column = most probable class."
+    return confusion_matrix(predictions.labels, predictions.classes, labels=range(len(predictions.class_names)))
 
-# %% ../nbs/04_evaluate.ipynb #d182e3d7
-def scores(matrix: np.ndarray  # (…, 7, 7), one confusion matrix or a stack of them
-          ) -> dict:           # accuracy, macro_f1: (…); precision, recall, f1: (…, 7)
+# %% ../nbs/04_evaluate.ipynb #a5e93942
+def scores(matrix: np.ndarray  # (…, C, C), one confusion matrix or a stack of them
+          ) -> dict:           # accuracy, macro_f1: (…); precision, recall, f1: (…, C)
     "Accuracy, macro-F1 and the three scores of each class; a class that is never predicted or never there scores 0."
     hits, labelled, predicted = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2)
     f1 = 2*hits/np.maximum(labelled + predicted, 1)
     return dict(accuracy=hits.sum(-1)/np.maximum(matrix.sum((-1, -2)), 1), macro_f1=f1.mean(-1),
                 precision=hits/np.maximum(predicted, 1), recall=hits/np.maximum(labelled, 1), f1=f1)
 
-# %% ../nbs/04_evaluate.ipynb #25c069f3
-def bootstrap(matrix: np.ndarray,  # (7, 7) counts
+# %% ../nbs/04_evaluate.ipynb #cc2116a9
+def bootstrap(matrix: np.ndarray,  # (C, C) counts
               draws: int = 2000,
               seed: int = 0
-             ) -> np.ndarray:      # int (draws, 7, 7)
+             ) -> np.ndarray:      # int (draws, C, C)
     "Confusion matrices of resampled test sets."
     shares = matrix.ravel()/max(1, matrix.sum())
     return np.random.default_rng(seed).multinomial(matrix.sum(), shares, draws).reshape(draws, *matrix.shape)
@@ -51,21 +52,21 @@ def intervals(matrix: np.ndarray) -> dict:
     "95 % percentile-bootstrap interval [low, high] of each of `scores`."
     return {name: np.percentile(values, [2.5, 97.5], axis=0).T for name, values in scores(bootstrap(matrix)).items()}
 
-# %% ../nbs/04_evaluate.ipynb #d2d631bf
-def summarise(matrix: np.ndarray) -> dict:
+# %% ../nbs/04_evaluate.ipynb #d6b18d80
+def summarise(matrix: np.ndarray, class_names) -> dict:
     "Scores and intervals of one confusion matrix as plain numbers, for metrics.json."
     value, ci95 = scores(matrix), intervals(matrix)
     per_class = {name: {key: item for score in ('precision', 'recall', 'f1')
                         for key, item in ((score, float(value[score][i])), (f'{score}_ci95', ci95[score][i].tolist()))} | dict(support=int(matrix[i].sum()))
-                 for i, name in enumerate(CLASSES)}
+                 for i, name in enumerate(map(str, class_names))}
     return dict(n=int(matrix.sum()), accuracy=float(value['accuracy']), accuracy_ci95=ci95['accuracy'].tolist(),
                 macro_f1=float(value['macro_f1']), macro_f1_ci95=ci95['macro_f1'].tolist(), per_class=per_class, confusion=matrix.tolist())
 
-# %% ../nbs/04_evaluate.ipynb #30f17a05
+# %% ../nbs/04_evaluate.ipynb #576d10ae
 def evaluate(predictions: Predictions) -> dict:
     "Scores with 95 % intervals on all faces, and under `unleaked` on those without a copy in Training."
-    kept = Predictions(*(array[predictions.unleaked] for array in vars(predictions).values()))
-    return summarise(confusion(predictions)) | dict(unleaked=summarise(confusion(kept)))
+    kept = replace(predictions, **{name: getattr(predictions, name)[predictions.unleaked] for name in ('rows', 'labels', 'probabilities', 'unleaked')})
+    return summarise(confusion(predictions), predictions.class_names) | dict(unleaked=summarise(confusion(kept), predictions.class_names))
 
 # %% ../nbs/04_evaluate.ipynb #9a7fd90a
 def evaluate_run(run: str | Path,  # a run with predictions
@@ -100,15 +101,23 @@ def headline(metrics: dict,  # the scores of PrivateTest
     return (f"> **{sure}** of {metrics['n']:,} {where} are recognised; macro-F1 is {percent(metrics['macro_f1'], metrics['macro_f1_ci95'])}.\n>\n"
             f"> On the {kept['n']:,} of them that have no copy in Training: {percent(kept['accuracy'], kept['accuracy_ci95'])}.")
 
-# %% ../nbs/04_evaluate.ipynb #48fea23c
+# %% ../nbs/04_evaluate.ipynb #b2f75c36
+def about_data(data: dict,   # run.json's data
+               chosen: str   # why this data
+              ) -> str:      # Markdown
+    "Name, number, kind and reading notes of the data."
+    total = sum(sum(row.values()) for row in data['counts'].values())
+    notes = list(data['notes']) + ([f"{data['skipped']:,} unusable rows or images were skipped."] if data['skipped'] else [])
+    return ' '.join([f"**Data**: {data['name']}, {total:,} faces ({chosen}). {data['kind'][0].upper() + data['kind'][1:]}.", *notes])
+
+# %% ../nbs/04_evaluate.ipynb #fdf48932
 def about_run(about: dict,  # run.json
               chosen: str   # why this data and recipe
              ) -> str:      # Markdown
     "Data and protocol of a run."
-    opened = len(about['private_test_opened'])
-    data, counts = about['data'], {split: sum(row.values()) for split, row in about['data']['counts'].items()}
-    return (f"**Data**: {data['name']}, {sum(counts.values()):,} faces ({chosen}). {data['kind'][0].upper() + data['kind'][1:]}.\n\n"
-            f"**Protocol**: fitted on {counts['Training']:,} Training faces; of {about['settings']['epochs']} epochs, number {about['selected_epoch']} was "
+    opened, data = len(about['private_test_opened']), about['data']
+    counts = {split: sum(row.values()) for split, row in data['counts'].items()}
+    return (f"{about_data(data, chosen)}\n\n**Protocol**: fitted on {counts['Training']:,} Training faces; of {about['settings']['epochs']} epochs, number {about['selected_epoch']} was "
             f"chosen on {counts['PublicTest']:,} PublicTest faces; then PrivateTest ({counts['PrivateTest']:,} faces) was opened "
             f"{'once' if opened == 1 else f'{opened} times'}. One network, one view a face, seed {about['settings']['seed']}.")
 
@@ -164,49 +173,66 @@ def plot_history(history: pd.DataFrame,  # `fer2013_cnn.run.read_history`
     plt.close(fig)
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #b954ff19
+# %% ../nbs/04_evaluate.ipynb #b20a9c78
 def row_percent(matrix: np.ndarray) -> np.ndarray:
     "Confusion counts as percentages of each label."
     return 100*matrix/np.maximum(matrix.sum(1, keepdims=True), 1)
 
-def draw_confusion(ax: plt.Axes, values: np.ndarray, title: str):
-    "A 7 × 7 heat map with whole numbers in its cells."
-    sns.heatmap(values, ax=ax, annot=True, fmt='.0f', cmap='cividis', square=True, cbar=False, annot_kws=dict(size=9), xticklabels=CLASSES, yticklabels=CLASSES)
+def draw_confusion(ax: plt.Axes, values: np.ndarray, title: str, class_names):
+    "A C × C heat map with whole numbers in its cells."
+    sns.heatmap(values, ax=ax, annot=True, fmt='.0f', cmap='cividis', square=True, cbar=False, annot_kws=dict(size=9), xticklabels=class_names, yticklabels=class_names)
     ax.set(title=title, xlabel='predicted')
-    ax.set_xticklabels(CLASSES, rotation=40, ha='right', rotation_mode='anchor')
-    ax.set_yticklabels(CLASSES, rotation=0)
+    ax.set_xticklabels(class_names, rotation=40, ha='right', rotation_mode='anchor')
+    ax.set_yticklabels(class_names, rotation=0)
 
-# %% ../nbs/04_evaluate.ipynb #2f687dc3
-def plot_confusion(matrix: np.ndarray,  # (7, 7) counts
-                   name: str            # of the split, for the title
+# %% ../nbs/04_evaluate.ipynb #1643791d
+def plot_confusion(predictions: Predictions,
+                   name: str                 # of the split, for the title
                   ) -> Figure:
     "The confusion matrix twice: counts, and percentages of each label."
     fig, axes = plt.subplots(1, 2, figsize=(10, 4.7), layout='constrained', sharey=True)
-    draw_confusion(axes[0], matrix, f'{name}: number of faces')
-    draw_confusion(axes[1], row_percent(matrix), f'{name}: % of the label')
+    matrix = confusion(predictions)
+    draw_confusion(axes[0], matrix, f'{name}: number of faces', predictions.class_names)
+    draw_confusion(axes[1], row_percent(matrix), f'{name}: % of the label', predictions.class_names)
     axes[0].set_ylabel('label')
     plt.close(fig)
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #10ec9d4f
+# %% ../nbs/04_evaluate.ipynb #db5a9c09
 def plot_mistakes(faces: Dataset, predictions: Predictions, n: int = 20) -> Figure:
     "The wrong answers with the highest probability: the answer and its probability, and what the label says."
     wrong = np.flatnonzero(predictions.classes != predictions.labels)
     worst = wrong[np.argsort(-predictions.probabilities.max(1)[wrong], kind='stable')[:n]]
-    titles = [f'{CLASSES[predictions.classes[i]]} {predictions.probabilities[i].max():.0%}\nlabel: {CLASSES[predictions.labels[i]]}' for i in worst]
+    names = predictions.class_names
+    titles = [f'{names[predictions.classes[i]]} {predictions.probabilities[i].max():.0%}\nlabel: {names[predictions.labels[i]]}' for i in worst]
     return show_faces(faces.images[predictions.rows[worst]], titles, size=1.05, title='Wrong, and sure of it')
 
-# %% ../nbs/04_evaluate.ipynb #71ce0dc6
+# %% ../nbs/04_evaluate.ipynb #097ab795
 def plot_headline(run: str | Path,           # a run with predictions
                   split: str = 'PrivateTest'
                  ) -> Figure:
     "One picture of a run: how it learnt, where it ended, and what it confuses."
-    matrix = confusion(load_predictions(run, split))
+    predictions = load_predictions(run, split)
+    matrix = confusion(predictions)
     accuracy, (low, high) = scores(matrix)['accuracy'], intervals(matrix)['accuracy']
     fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained', width_ratios=(1.2, 1))
     draw_curves(axes[0], read_history(run), 'accuracy')
     axes[0].axhspan(low, high, color=GREEN, alpha=.3, lw=0, label=f'{split}: {percent(accuracy, (low, high))}')
     axes[0].legend(frameon=False)
-    draw_confusion(axes[1], row_percent(matrix), f'{split}: % of the label')
+    draw_confusion(axes[1], row_percent(matrix), f'{split}: % of the label', predictions.class_names)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/04_evaluate.ipynb #d7c29c18
+def plot_times(times: dict,  # rival → measurements
+               title: str,
+               unit: str
+              ) -> Figure:
+    "Medians as bars, each measurement as a point."
+    table = pd.DataFrame(times).melt(var_name='rival', value_name=unit)
+    fig, ax = plt.subplots(figsize=(7.5, .7 + .5*len(times)), layout='constrained')
+    sns.barplot(table, x=unit, y='rival', estimator='median', errorbar=None, color=BLUE, alpha=.7, ax=ax)
+    sns.stripplot(table, x=unit, y='rival', color='black', size=4, jitter=False, ax=ax)
+    ax.set(title=title, ylabel='')
     plt.close(fig)
     return fig

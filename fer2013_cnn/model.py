@@ -29,8 +29,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # the same for later notes; 
 with quiet_stderr(): import keras
 from keras import layers
 
-# %% ../nbs/02_model.ipynb #c958138d
-def simple() -> keras.Model:
+# %% ../nbs/02_model.ipynb #8e16c466
+def simple(classes: int = len(CLASSES)) -> keras.Model:
     "The plain CNN of FER2013 tutorials: four convolutions, one hidden dense layer."
     return keras.Sequential([
         layers.Input((*SHAPE, 1), name='pixels'),
@@ -42,7 +42,7 @@ def simple() -> keras.Model:
         layers.Conv2D(128, 3, activation='relu'), layers.MaxPooling2D(), layers.Dropout(.25),
         layers.Flatten(),
         layers.Dense(1024, activation='relu'), layers.Dropout(.5),
-        layers.Dense(len(CLASSES), activation='softmax', name='probabilities')], name='simple')
+        layers.Dense(classes, activation='softmax', name='probabilities')], name='simple')
 
 # %% ../nbs/02_model.ipynb #fe327b93
 def convolve(x, filters: int, kernel_size: int, strides: int = 1):
@@ -60,8 +60,9 @@ def residual_block(x, filters: int, strides: int = 1):
     y = convolve(y, filters, 3)
     return layers.ReLU()(layers.Add()([shortcut, y]))
 
-# %% ../nbs/02_model.ipynb #0cd7332e
-def resnet10(widths: tuple = (20, 40, 80, 160),  # channels at 24, 12, 6 and 3 pixels
+# %% ../nbs/02_model.ipynb #08a46912
+def resnet10(classes: int = len(CLASSES),
+             widths: tuple = (20, 40, 80, 160),  # channels at 24, 12, 6 and 3 pixels
              dropout: float = .2                 # share of the last features dropped in training, 0–1
             ) -> keras.Model:
     "Residual network with ten weighted layers and a first convolution of stride 2, about 14 million MACs."
@@ -71,16 +72,17 @@ def resnet10(widths: tuple = (20, 40, 80, 160),  # channels at 24, 12, 6 and 3 p
     x = layers.ReLU()(convolve(x, widths[0], 3, strides=2))
     for width in widths: x = residual_block(x, width, strides=1 if width == widths[0] else 2)
     x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
-    return keras.Model(pixels, layers.Dense(len(CLASSES), activation='softmax', name='probabilities')(x), name='resnet10')
+    return keras.Model(pixels, layers.Dense(classes, activation='softmax', name='probabilities')(x), name='resnet10')
 
-# %% ../nbs/02_model.ipynb #2fcf4bf5
+# %% ../nbs/02_model.ipynb #7b1f2986
 ZOO = dict(simple=simple, resnet10=resnet10)
 
-def build(name: str  # one of `ZOO`
+def build(name: str,  # one of `ZOO`
+          classes: int = len(CLASSES)
          ) -> keras.Model:
-    "A new network with random weights: (N, 48, 48, 1) grey values 0–255 → (N, 7) probabilities. Raises `UserError` for an unknown name."
+    "A new network with random weights: (N, 48, 48, 1) grey values 0–255 → (N, classes) probabilities. Raises `UserError` for an unknown name."
     if name not in ZOO: raise UserError(f"no model is named {name!r}, choose one of {', '.join(ZOO)}")
-    return ZOO[name]()
+    return ZOO[name](classes)
 
 # %% ../nbs/02_model.ipynb #678fcc34
 def layer_macs(layer: keras.layers.Layer  # of a built network

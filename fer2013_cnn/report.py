@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'reports_folder', 'report_notebooks', 'report_parameters', 'check_parameters', 'execute', 'write_html',
            'run_report']
 
-# %% ../nbs/06_report.ipynb #a3a212c2
+# %% ../nbs/06_report.ipynb #7fd21942
 import logging, os
 from pathlib import Path
 from typing import TextIO
@@ -18,8 +18,8 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from .data import UserError
-from .run import new_run, replacing
+from .data import UserError, replacing
+from .run import new_run
 
 # %% ../nbs/06_report.ipynb #8d77b747
 def reports_folder() -> Path:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'PRESETS', 'Settings', 'default_preset', 'configure', 'augmentation', 'one_cycle', 'optimizer', 'Recorder',
-           'Progress', 'checksum', 'save_network', 'load_network', 'predict_split', 'describe_data', 'fit', 'train']
+           'Progress', 'checksum', 'save_network', 'load_network', 'predict_split', 'fit', 'train']
 
-# %% ../nbs/03_train.ipynb #5505a548
+# %% ../nbs/03_train.ipynb #af331984
 import hashlib, logging, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,9 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .audit import no_train_duplicate
-from .data import CLASSES, SHAPE, SPLITS, Dataset, UserError
+from .data import SHAPE, SPLITS, Dataset, UserError, replacing
 from .model import build
-from .run import Predictions, append_history, now, read_run, replacing, save_predictions, start_run, update_run
+from .run import Predictions, append_history, describe_data, now, read_run, save_predictions, start_run, update_run
 import keras  # after .model, which imports it quietly
 from keras import layers
 
@@ -146,7 +146,7 @@ def load_network(run: str | Path) -> keras.Model:
     if checksum(path) != expected: raise UserError(f'{path} is damaged: its checksum is not the one in run.json')
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
-# %% ../nbs/03_train.ipynb #26dadd1b
+# %% ../nbs/03_train.ipynb #d516910a
 def predict_split(run: str | Path,  # a finished run
                   faces: Dataset,   # the data it was trained on
                   split: str        # 'PublicTest' or 'PrivateTest'
@@ -159,20 +159,14 @@ def predict_split(run: str | Path,  # a finished run
     if split == 'PrivateTest': update_run(run, private_test_opened=read_run(run)['private_test_opened'] + [now()])
     rows = faces.rows(split)
     predictions = Predictions(rows, faces.labels[rows], network.predict(faces.images[rows][..., None], batch_size=256, verbose=0),
-                              no_train_duplicate(faces)[rows])
+                              no_train_duplicate(faces)[rows], np.array(faces.class_names))
     save_predictions(run, split, predictions)
     return predictions
 
-# %% ../nbs/03_train.ipynb #7dfa72ee
-def describe_data(faces: Dataset) -> dict:
-    "What run.json says of the data; never where it lies."
-    return dict(name=faces.name, kind=faces.kind, drawn=faces.drawn, fingerprint=faces.fingerprint,
-                counts={split: row.to_dict() for split, row in faces.counts().iterrows()})
-
-# %% ../nbs/03_train.ipynb #b4c806dd
+# %% ../nbs/03_train.ipynb #1a4a912b
 def fit(network: keras.Model, faces: Dataset, settings: Settings, callbacks: list):
     "Fit on Training and watch PublicTest; PrivateTest is not touched."
-    (images, labels), watch = [(faces.images[rows][..., None], keras.utils.to_categorical(faces.labels[rows], len(CLASSES)))
+    (images, labels), watch = [(faces.images[rows][..., None], keras.utils.to_categorical(faces.labels[rows], len(faces.class_names)))
                                for rows in map(faces.rows, SPLITS[:2])]
     trainer = keras.Sequential([augmentation(settings), network])
     trainer.compile(optimizer(settings, steps=settings.epochs*-(-len(images)//settings.batch_size)),
@@ -180,7 +174,7 @@ def fit(network: keras.Model, faces: Dataset, settings: Settings, callbacks: lis
     trainer.fit(images, labels, batch_size=settings.batch_size, epochs=settings.epochs, validation_data=watch, validation_batch_size=256,
                 callbacks=callbacks, verbose=0)
 
-# %% ../nbs/03_train.ipynb #cdcc716b
+# %% ../nbs/03_train.ipynb #06d4d44b
 def train(faces: Dataset,
           settings: Settings,
           run: str | Path      # folder for the results, must not hold a run yet
@@ -188,7 +182,7 @@ def train(faces: Dataset,
     "Train a network, keep the epoch that is best on PublicTest, and write the run folder. Raises `UserError` for unusable input."
     if missing := [split for split in SPLITS if not len(faces.rows(split))]: raise UserError(f"{faces.name} has no faces in {' and '.join(missing)}")
     keras.utils.set_random_seed(settings.seed)
-    network = build(settings.model)
+    network = build(settings.model, len(faces.class_names))
     run = start_run(run, dict(data=describe_data(faces), settings=asdict(settings), backend=keras.backend.backend(), parameters=network.count_params()))
     recorder = Recorder(run, network)
     fit(network, faces, settings, [recorder, Progress(settings.epochs, len(faces.rows('Training')), settings.batch_size)])
