@@ -7,7 +7,7 @@ __all__ = ['MAX_BITS', 'MIN_CORRELATION', 'BLANK', 'FINDINGS', 'exact_groups', '
            'conflicting', 'perceptual_hashes', 'correlation', 'near_pairs', 'near_groups', 'brightness', 'contrast',
            'audit', 'count_findings', 'describe_findings', 'show_groups', 'plot_light', 'compare_votes', 'plot_votes']
 
-# %% ../nbs/01_audit.ipynb #e082b435
+# %% ../nbs/01_audit.ipynb #efdad2f0
 import hashlib
 
 import imagehash
@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from .data import CLASSES, FERPLUS, SPLITS, UNKNOWN, Dataset, UserError, majority, show_faces
+from .data import CLASSES, SPLITS, UNKNOWN, Dataset, UserError, majority, show_faces
 
 # %% ../nbs/01_audit.ipynb #b71c62ee
 def exact_groups(images: np.ndarray  # uint8 (N, 48, 48)

@@ -6,11 +6,12 @@
 __all__ = ['LIMITS', 'PRESETS', 'Settings', 'default_preset', 'configure', 'augmentation', 'one_cycle', 'optimizer', 'Recorder',
            'Progress', 'checksum', 'save_network', 'load_network', 'predict_split', 'fit', 'train']
 
-# %% ../nbs/03_train.ipynb #af331984
+# %% ../nbs/03_train.ipynb #7ac3ee0d
 import hashlib, logging, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from .audit import no_train_duplicate
