@@ -80,8 +80,8 @@ def near_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
     links = coo_array((np.ones(len(pairs)), (groups[pairs['first']], groups[pairs.second])), shape=[groups.max() + 1]*2)
     return connected_components(links, directed=False)[1][groups]
 
-# %% ../nbs/01_audit.ipynb #2e0829f2
-BLANK = 4  # grey values of contrast
+# %% ../nbs/01_audit.ipynb #d16d7c8a
+BLANK = 5  # grey values of contrast
 
 def brightness(images: np.ndarray) -> np.ndarray:
     "Mean grey value of each image, 0–255, (N,)."
@@ -116,7 +116,7 @@ def audit(faces: Dataset,
         table['not_a_face'] = votes.NF.to_numpy() > votes.drop(columns='NF').max(axis=1).to_numpy()
     return table
 
-# %% ../nbs/01_audit.ipynb #c908b501
+# %% ../nbs/01_audit.ipynb #42d07886
 FINDINGS = dict(copy='exact copies of an earlier face', conflict='in a group with conflicting labels', leak='with an exact copy in Training',
                 near_copy='exact or near copies of an earlier face', near_leak='with an exact or near copy in Training',
                 constant='of a single grey value', blank=f'with a contrast below {BLANK} grey values', not_a_face='that most FER+ votes call no face')
@@ -134,7 +134,7 @@ def describe_findings(table: pd.DataFrame) -> str:
     lines = [f"{table['copy'].sum():,} redundant copies in {(sizes > 1).sum():,} groups of identical images",
              f"{table.group[table.conflict].nunique():,} of these groups ({table.conflict.sum():,} images) have conflicting labels",
              f"{leaks['PublicTest']:,} PublicTest and {leaks['PrivateTest']:,} PrivateTest images have an identical copy in Training",
-             f"{table.constant.sum():,} images are constant, {table.blank.sum():,} almost blank"]
+             f"{table.constant.sum():,} images are constant, {(table.blank & ~table.constant).sum():,} more almost blank"]
     return '\n'.join(lines)
 
 # %% ../nbs/01_audit.ipynb #7c5978fc

@@ -26,7 +26,7 @@ OnBad = Annotated[str, typer.Option(metavar='raise|skip', help='What to do with 
 Run = Annotated[Optional[Path], typer.Option(help='Folder for the results. Default: outputs/ and the time.')]
 Preset = Annotated[Optional[str], typer.Option(help="'smoke' or 'quick'. Default: smoke for drawn faces, quick for photographs.")]
 
-# %% ../nbs/07_cli.ipynb #4ff52172
+# %% ../nbs/07_cli.ipynb #96efec45
 def pairs(items: list[str]) -> dict[str, str]:
     "`name=value` words as a dictionary."
     from fer2013_cnn.data import UserError
@@ -36,9 +36,11 @@ def pairs(items: list[str]) -> dict[str, str]:
 
 def show_table(table, title: str):
     "Print a data frame as a table that fits the terminal."
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    out = Table('', *map(str, table.columns), title=title, title_justify='left')
+    from rich.table import Column, Table
+    columns = [Column(str(name), justify='right' if all(isinstance(value, Integral) for value in table[name]) else 'left') for name in table.columns]
+    out = Table('', *columns, title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, row in table.iterrows(): out.add_row(' · '.join(name) if isinstance(name, tuple) else str(name), *(f'{value:,}' if isinstance(value, Integral) else str(value) for value in row))
     Console().print(out)
 

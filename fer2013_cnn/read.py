@@ -41,7 +41,7 @@ OFFICIAL_COUNTS = (FER2013_TRAINING_COUNTS,
                    (467, 56, 496, 895, 653, 415, 607),
                    (491, 55, 528, 879, 594, 416, 626))
 
-# %% ../nbs/00b_read.ipynb #a9bacf7a
+# %% ../nbs/00b_read.ipynb #b86b0163
 @dataclass(frozen=True)
 class Dataset:
     "Faces with label and split: element i of every array belongs to face i."
@@ -70,9 +70,9 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        "SHA-256 of pixels, labels, splits and class names in order, 64 hex digits: equal if and only if these are."
+        "SHA-256 of pixels, labels, splits and, if they are not FER2013's, class names; 64 hex digits, equal if and only if these are."
         digest = sha256(self.images)
-        for part in (self.labels, self.splits, ','.join(self.class_names).encode()): digest.update(part)
+        for part in (self.labels, self.splits, b'' if self.class_names == CLASSES else repr(self.class_names).encode()): digest.update(part)
         return digest.hexdigest()
 
     @property
