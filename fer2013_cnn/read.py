@@ -126,28 +126,28 @@ def parse_pixels(text: bytes  # 2,304 numbers from 0 to 255, separated by spaces
     if low < 0 or high > 255: raise UserError(f'pixel value {low if low < 0 else high}, expected 0 to 255')
     return values.astype(np.uint8).reshape(SHAPE)
 
-# %% ../nbs/00b_read.ipynb #05fb947d
+# %% ../nbs/00b_read.ipynb #4e406514
 def three_characters() -> np.ndarray:
-    "Value of three characters before a space, uint16, indexed by the low five bits of ones, tens and hundreds; 256 for what is no pixel."
+    "Value of the three characters before a space, uint16 (32768,), indexed by hundreds, tens and ones; 256 or more for what is no pixel."
     table, digit, value = np.full((32, 32, 32), 256, np.uint16), np.arange(10) + 16, np.arange(10, dtype=np.uint16)  # a space is 0, the digit 7 is 23
-    table[digit, 0] = value[:, None]
-    table[digit[:, None], digit, 0] = value[:, None] + 10*value
-    table[digit[:, None, None], digit[:, None], digit] = value[:, None, None] + 10*value[:, None] + 100*value
+    table[:, 0, digit] = value
+    table[0, digit[:, None], digit] = 10*value[:, None] + value
+    table[digit[:, None, None], digit[:, None], digit] = 100*value[:, None, None] + 10*value[:, None] + value
     return table.ravel()
 
 THREE_CHARACTERS = three_characters()
 
-# %% ../nbs/00b_read.ipynb #953a7270
+# %% ../nbs/00b_read.ipynb #2b3ff6b9
 def parse_block(texts: list[bytes]) -> np.ndarray | None:
     "Several faces at once, uint8 (N, 48, 48); None unless each text is 2,304 numbers from 0 to 255, without leading zeros, one space apart."
     text = b'  ' + b' '.join(texts) + b' '
-    spaces = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(' '))[2:]  # one behind each number
+    characters = np.frombuffer(text, np.uint8) - np.uint8(ord(' '))
+    spaces = np.flatnonzero(characters == 0)[2:]  # one behind each number
     row_ends = np.cumsum([len(text) + 1 for text in texts]) + 1
-    if len(spaces) != len(texts)*SIZE*SIZE or (spaces[SIZE*SIZE-1::SIZE*SIZE] != row_ends).any(): return None
-    words = np.ndarray(len(text) - 3, '<u4', text, strides=(1,)).take(spaces - 3)  # the four bytes that end with the space
-    words -= 0x202020
-    if (words & 0xe0e0e0).any(): return None  # neither a digit nor a space
-    values = THREE_CHARACTERS.take(words & 0x1f | words >> 3 & 0x3e0 | words >> 6 & 0x7c00)
+    if len(spaces) != len(texts)*SIZE*SIZE or (spaces[SIZE*SIZE-1::SIZE*SIZE] != row_ends).any() or characters.max() > 31: return None
+    index = characters.take(spaces - 3).astype(np.uint16)  # hundreds, then tens, then ones
+    for left in (2, 1): index <<= 5; index |= characters.take(spaces - left)
+    values = THREE_CHARACTERS.take(index)
     digits = len(values) + np.count_nonzero(values > 9) + np.count_nonzero(values > 99)
     return values.astype(np.uint8).reshape(-1, *SHAPE) if values.max() < 256 and digits == len(text) - len(spaces) - 2 else None
 
