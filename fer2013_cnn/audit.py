@@ -7,7 +7,7 @@ __all__ = ['MAX_BITS', 'MIN_CORRELATION', 'BLANK', 'FINDINGS', 'exact_groups', '
            'conflicting', 'perceptual_hashes', 'correlation', 'near_pairs', 'near_groups', 'brightness', 'contrast',
            'audit', 'count_findings', 'describe_findings', 'show_groups', 'plot_light', 'compare_votes', 'plot_votes']
 
-# %% ../nbs/01_audit.ipynb #efdad2f0
+# %% ../nbs/01_audit.ipynb #1f056358
 import hashlib
 
 import imagehash
@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from .data import CLASSES, SPLITS, UNKNOWN, Dataset, UserError, majority, show_faces
+from .data import CLASSES, SHAPE, SPLITS, UNKNOWN, Dataset, UserError, majority, show_faces
 
 # %% ../nbs/01_audit.ipynb #b71c62ee
 def exact_groups(images: np.ndarray  # uint8 (N, 48, 48)
@@ -29,8 +29,10 @@ def exact_groups(images: np.ndarray  # uint8 (N, 48, 48)
     "The same number for pixel-identical images, numbered in order of first appearance."
     return pd.factorize(np.array([hashlib.sha256(image).hexdigest() for image in images]))[0]
 
-# %% ../nbs/01_audit.ipynb #9cd67fa5
-def not_in_training(groups: np.ndarray, faces: Dataset) -> np.ndarray:
+# %% ../nbs/01_audit.ipynb #16dc7376
+def not_in_training(groups: np.ndarray,  # int (N,), equal for copies
+                    faces: Dataset
+                   ) -> np.ndarray:      # bool (N,)
     "True for each face none of whose group is in Training; all Training faces are False."
     return ~np.isin(groups, groups[faces.rows('Training')])
 
@@ -39,8 +41,10 @@ def no_train_duplicate(faces: Dataset
     "True for each face that has no pixel-identical copy in Training; all Training faces are False."
     return not_in_training(exact_groups(faces.images), faces)
 
-# %% ../nbs/01_audit.ipynb #a95d232a
-def conflicting(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+# %% ../nbs/01_audit.ipynb #5513658c
+def conflicting(groups: np.ndarray,  # int (N,), equal for copies
+                labels: np.ndarray   # uint8 (N,)
+               ) -> np.ndarray:      # bool (N,)
     "True for each face of a group with more than one label."
     labels = pd.Series(labels).groupby(groups)
     return (labels.transform('min') != labels.transform('max')).to_numpy()
@@ -51,16 +55,16 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     bits = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in tqdm(images, 'perceptual hashes', leave=False)]
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
-# %% ../nbs/01_audit.ipynb #6495e7b4
+# %% ../nbs/01_audit.ipynb #5f214eba
 MAX_BITS, MIN_CORRELATION = 8, .9
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     "Pearson correlation of the pixels of each pair of images, (N,); 0 where one is constant."
-    first, second = [images.reshape(len(images), -1).astype(np.float32) for images in (first, second)]
+    first, second = [images.reshape(len(images), SHAPE[0]*SHAPE[1]).astype(np.float32) for images in (first, second)]
     first, second = [values - values.mean(1, keepdims=True) for values in (first, second)]
     return (first*second).sum(1)/np.maximum(np.linalg.norm(first, axis=1)*np.linalg.norm(second, axis=1), 1e-6)
 
-# %% ../nbs/01_audit.ipynb #3bebe8a2
+# %% ../nbs/01_audit.ipynb #15d8f6d6
 def near_pairs(images: np.ndarray,   # uint8 (N, 48, 48)
                groups: np.ndarray    # their `exact_groups`
               ) -> pd.DataFrame:     # first, second: positions; bits, correlation
@@ -70,13 +74,15 @@ def near_pairs(images: np.ndarray,   # uint8 (N, 48, 48)
     for start in tqdm(range(0, len(hashes), 256), 'comparing', leave=False):
         bits = np.bitwise_count(hashes[start:start+256, None] ^ hashes[start:])
         one, other = np.nonzero(np.triu(bits <= MAX_BITS, 1))
-        found.append(np.stack([places[start + one], places[start + other], bits[one, other]], 1))
-    pairs = pd.DataFrame(np.concatenate(found), columns=['first', 'second', 'bits'])
-    pairs['correlation'] = correlation(images[pairs['first']], images[pairs.second])
-    return pairs[pairs.correlation >= MIN_CORRELATION].reset_index(drop=True)
+        first, second = places[start + one], places[start + other]
+        pairs = pd.DataFrame(dict(first=first, second=second, bits=bits[one, other], correlation=correlation(images[first], images[second])))
+        found.append(pairs[pairs.correlation >= MIN_CORRELATION])
+    return pd.concat(found, ignore_index=True)
 
-def near_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    "The same number for images that are connected by exact or near copies, int (N,)."
+def near_groups(groups: np.ndarray,   # of `exact_groups`
+                pairs: pd.DataFrame   # of `near_pairs`
+               ) -> np.ndarray:       # int (N,)
+    "The same number for images that are connected by exact or near copies."
     links = coo_array((np.ones(len(pairs)), (groups[pairs['first']], groups[pairs.second])), shape=[groups.max() + 1]*2)
     return connected_components(links, directed=False)[1][groups]
 
@@ -91,12 +97,15 @@ def contrast(images: np.ndarray) -> np.ndarray:
     "Standard deviation of each image's grey values, (N,)."
     return np.concatenate([block.reshape(len(block), -1).std(1) for block in np.array_split(images, len(images)//4096 + 1)])
 
-# %% ../nbs/01_audit.ipynb #7163355e
+# %% ../nbs/01_audit.ipynb #531992a5
 def audit(faces: Dataset,
           near: bool = True,           # look for near copies too: half a minute instead of a second for FER2013
           votes: pd.DataFrame = None   # see `fer2013_cnn.data.load_votes`
          ) -> pd.DataFrame:            # a row a face
-    "What is known of each face: its group of copies, whether it leaks, conflicts, is blank, and what FER+ voted."
+    """What is known of each face. Raises `UserError` without labels. The columns:
+    source_row, group: int; split, label: categories; brightness, contrast: grey values;
+    copy (of an earlier face), conflict (of labels in its group), leak (a test face with a copy in Training), constant, blank: bool;
+    with `near`: near_group: int, near_copy and near_leak: bool; with `votes`: ferplus: category, not_a_face: bool."""
     if (faces.labels == UNKNOWN).any(): raise UserError(f'{faces.name} has no labels, and an audit compares them')
     groups = exact_groups(faces.images)
     test = faces.splits != SPLITS.index('Training')
@@ -116,10 +125,10 @@ def audit(faces: Dataset,
         table['not_a_face'] = votes.NF.to_numpy() > votes.drop(columns='NF').max(axis=1).to_numpy()
     return table
 
-# %% ../nbs/01_audit.ipynb #42d07886
+# %% ../nbs/01_audit.ipynb #740ed717
 FINDINGS = dict(copy='exact copies of an earlier face', conflict='in a group with conflicting labels', leak='with an exact copy in Training',
                 near_copy='exact or near copies of an earlier face', near_leak='with an exact or near copy in Training',
-                constant='of a single grey value', blank=f'with a contrast below {BLANK} grey values', not_a_face='that most FER+ votes call no face')
+                constant='of a single grey value', blank=f'with a contrast below {BLANK} grey values', not_a_face='with more FER+ votes for no face than for any emotion')
 
 def count_findings(table: pd.DataFrame  # of `audit`
                   ) -> pd.DataFrame:    # a row a finding
@@ -131,10 +140,10 @@ def count_findings(table: pd.DataFrame  # of `audit`
 def describe_findings(table: pd.DataFrame) -> str:
     "The exact findings in a few lines of text."
     sizes, leaks = table.group.value_counts(), table[table.leak].split.value_counts()
-    lines = [f"{table['copy'].sum():,} redundant copies in {(sizes > 1).sum():,} groups of identical images",
-             f"{table.group[table.conflict].nunique():,} of these groups ({table.conflict.sum():,} images) have conflicting labels",
-             f"{leaks['PublicTest']:,} PublicTest and {leaks['PrivateTest']:,} PrivateTest images have an identical copy in Training",
-             f"{table.constant.sum():,} images are constant, {(table.blank & ~table.constant).sum():,} more almost blank"]
+    lines = [f"redundant copies: {table['copy'].sum():,}, groups of identical images: {(sizes > 1).sum():,}",
+             f"groups with conflicting labels: {table.group[table.conflict].nunique():,}, images in them: {table.conflict.sum():,}",
+             f"images with an identical copy in Training: {leaks['PublicTest']:,} in PublicTest, {leaks['PrivateTest']:,} in PrivateTest",
+             f"constant images: {table.constant.sum():,}, almost blank: {(table.blank & ~table.constant).sum():,}"]
     return '\n'.join(lines)
 
 # %% ../nbs/01_audit.ipynb #7c5978fc

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['KAGGLE_HANDLE', 'SAMPLES', 'ARRAYS', 'ABOUT', 'READER_VERSION', 'FERPLUS', 'FERPLUS_CLASSES', 'drawn_faces',
            'show_faces', 'kaggle_handle', 'kaggle_cache', 'find_data', 'download_kaggle', 'source_path', 'replacing',
-           'file_state', 'source_files', 'content_digest', 'source_digest', 'write_cache', 'read_cache', 'load',
-           'majority', 'load_votes']
+           'file_state', 'source_files', 'content_digest', 'source_digest', 'checksum', 'write_cache', 'open_entry',
+           'read_cache', 'load', 'majority', 'load_votes']
 
-# %% ../nbs/00_data.ipynb #cf0ddcf6
-import hashlib, json, os, re, shutil, tempfile
-from contextlib import contextmanager
+# %% ../nbs/00_data.ipynb #86299403
+import hashlib, json, os, re, shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from platformdirs import user_cache_path
 
-from .read import CLASSES, OFFICIAL_COUNTS, SHAPE, SPLITS, UNKNOWN, Dataset, UserError, read
+from .read import CLASSES, OFFICIAL_COUNTS, SHAPE, SPLITS, UNKNOWN, Dataset, UserError, is_clutter, read
 from .sample import draw_faces, draw_labels
 
 # %% ../nbs/00_data.ipynb #05ccb667
@@ -32,8 +33,8 @@ def drawn_faces(sizes: tuple = (3500, 700, 700),  # faces in Training, PublicTes
     splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), sizes)
     return Dataset(draw_faces(labels, seed), labels, splits, 'drawn faces', source_rows=np.arange(len(labels)), drawn=True)
 
-# %% ../nbs/00_data.ipynb #5a9f3100
-def show_faces(images: np.ndarray,   # (N, 48, 48) or (N, 48, 48, 1), 0–255
+# %% ../nbs/00_data.ipynb #b0530735
+def show_faces(images: np.ndarray,   # (N, 48, 48) or (N, 48, 48, 1), any numbers 0–255
                titles: list = None,  # one text a face
                columns: int = 10,
                title: str = '',      # above the whole figure
@@ -76,7 +77,7 @@ def find_data(data: str | Path | None = None  # a path, 'kaggle', 'kaggle:owner/
     if kaggle_cache(): return 'kaggle', "found in kagglehub's cache"
     return 'sample', 'no data set was named or found'
 
-# %% ../nbs/00_data.ipynb #3053e13d
+# %% ../nbs/00_data.ipynb #96d03c84
 def download_kaggle(handle: str = KAGGLE_HANDLE) -> Path:
     "A public data set of Kaggle's, downloaded by `kagglehub` unless it is already there. Raises `UserError` without a network."
     if cached := kaggle_cache(handle): return cached
@@ -88,86 +89,103 @@ def download_kaggle(handle: str = KAGGLE_HANDLE) -> Path:
 
 def source_path(source: str | Path) -> Path:
     "The file or folder behind a source that is not drawn; downloads 'kaggle' if need be. Raises `UserError` if there is none."
-    path = download_kaggle(handle) if (handle := kaggle_handle(source)) else Path(source).expanduser()
+    path = download_kaggle(handle) if (handle := kaggle_handle(source)) else Path(os.path.expanduser(source))
     if not path.exists(): raise UserError(f"{path} does not exist: name a FER2013 csv, archive or folder, 'kaggle' or 'sample'")
     return path
 
-# %% ../nbs/00_data.ipynb #2fc1d0c1
+# %% ../nbs/00_data.ipynb #8e4bf716
 @contextmanager
 def replacing(path: Path):
     "A path beside `path` to write to; it takes the place of `path` when the block ends well."
-    aside = path.with_name(f'.{os.getpid()}.{path.name}')
+    aside = path.with_name(f'.{uuid4().hex}.{path.name}')  # keeps its ending, by which Keras chooses a format
     try:
         yield aside
         os.replace(aside, path)
     finally: aside.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #e97bfdd7
+# %% ../nbs/00_data.ipynb #d369d03c
 def file_state(path: Path) -> list[int]:
     "What changes when a file is written to."
-    found = path.lstat()
+    found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 def source_files(path: Path) -> list[Path]:
     "The file itself, or all files below a directory, in order."
-    return sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
+    if not path.is_dir(): return [path]
+    return sorted(file for file in path.rglob('*') if not is_clutter(file.relative_to(path).as_posix()) and file.is_file())
 
 def content_digest(path: Path) -> str:
-    "SHA-256 of a file, or of the names and contents of all files below a directory."
+    "SHA-256 of a file, or of the names and contents of all files below a directory. Raises `UserError` for one that cannot be read."
     digest = hashlib.sha256()
-    for file in source_files(path):
-        digest.update(f'{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0'.encode())
-        with open(file, 'rb') as stream:
-            while block := stream.read(2**20): digest.update(block)
+    try:
+        for file in source_files(path):
+            digest.update(os.fsencode(file.relative_to(path)) + f'\0{file.stat().st_size}\0'.encode())
+            with open(file, 'rb') as stream:
+                while block := stream.read(2**20): digest.update(block)
+    except OSError as error: raise UserError(f'{error.filename} cannot be read ({error.strerror})') from None
     return digest.hexdigest()
 
-# %% ../nbs/00_data.ipynb #212def70
+# %% ../nbs/00_data.ipynb #da487614
 def source_digest(path: Path, cache: Path) -> str:
     "`content_digest`, remembered in the cache for as long as no file's state changes."
     path = path.resolve()
     state = hashlib.sha256(repr([(str(file), file_state(file)) for file in source_files(path)]).encode()).hexdigest()
-    note = cache/'sources'/f'{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json'
+    note = cache/'sources'/f'{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}.json'
     try:
         if (known := json.loads(note.read_text()))['state'] == state: return known['digest']
     except (OSError, ValueError, KeyError, TypeError): pass  # none yet, or damaged: hashed again and written anew
     note.parent.mkdir(parents=True, exist_ok=True)
     digest = content_digest(path)
-    with replacing(note) as aside: aside.write_text(json.dumps(dict(state=state, digest=digest)))
+    with suppress(PermissionError), replacing(note) as aside:  # on Windows, while another process reads it
+        aside.write_text(json.dumps(dict(state=state, digest=digest)))
     return digest
 
-# %% ../nbs/00_data.ipynb #4c15e8d9
+# %% ../nbs/00_data.ipynb #e01b368d
 ARRAYS = ('images', 'labels', 'splits', 'source_rows')
 ABOUT = ('name', 'class_names', 'notes', 'skipped')
 
+def checksum(arrays: dict, about: dict) -> str:
+    "SHA-256 of all that a cache entry holds."
+    digest = hashlib.sha256(json.dumps([about[name] for name in (*ABOUT, 'fingerprint')]).encode())
+    for array in ARRAYS: digest.update(np.ascontiguousarray(arrays[array]))
+    return digest.hexdigest()
+
 def write_cache(entry: Path, faces: Dataset):
     "Write a cache entry beside its place, then rename it; if another process was faster, its entry stays."
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix='.writing-', dir=entry.parent))
+    aside = entry.with_name(f'.writing-{uuid4().hex}')
+    aside.mkdir(parents=True)
     try:
         for array in ARRAYS: np.save(aside/f'{array}.npy', getattr(faces, array))
         states = {array: file_state(aside/f'{array}.npy') for array in ARRAYS}
-        (aside/'about.json').write_text(json.dumps({name: getattr(faces, name) for name in ABOUT} | dict(fingerprint=faces.fingerprint, states=states)))
+        about = {name: getattr(faces, name) for name in (*ABOUT, 'fingerprint')}
+        (aside/'about.json').write_text(json.dumps(about | dict(states=states, checksum=checksum(vars(faces), about))))
         os.replace(aside, entry)
     except OSError:
         if not (entry/'about.json').exists(): raise
     finally: shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/00_data.ipynb #f4400ea7
-def read_cache(entry: Path, verify: bool = False) -> Dataset | None:
-    "Open a cache entry memory-mapped; None if there is none. A damaged one is removed."
-    if not entry.exists(): return None
+# %% ../nbs/00_data.ipynb #456159cf
+def open_entry(entry: Path, verify: bool) -> Dataset | None:
+    "The faces of a cache entry, memory-mapped; None if it is damaged."
     try:
         about = json.loads((entry/'about.json').read_text())
         arrays = {array: np.load(entry/f'{array}.npy', mmap_mode='r', allow_pickle=False) for array in ARRAYS}
-        about |= {name: tuple(about[name]) for name in ABOUT[1:]}
-        faces = Dataset(**arrays, **{name: about[name] for name in ABOUT})
         untouched = all(file_state(entry/f'{array}.npy') == about['states'][array] for array in ARRAYS)
-        if untouched and not verify: vars(faces)['fingerprint'] = about['fingerprint']  # where `cached_property` keeps it
-        if faces.fingerprint == about['fingerprint']: return faces
-    except (OSError, EOFError, ValueError, TypeError, KeyError): pass  # damaged: treated below like a wrong fingerprint
-    shutil.rmtree(entry, ignore_errors=True)
+        if (verify or not untouched) and checksum(arrays, about) != about['checksum']: return None
+        faces = Dataset(**arrays, name=about['name'], **{name: tuple(about[name]) for name in ABOUT[1:]})
+        vars(faces)['fingerprint'] = about['fingerprint']  # where `cached_property` keeps it
+        return faces
+    except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError): return None
 
-# %% ../nbs/00_data.ipynb #a0935c6c
+def read_cache(entry: Path, verify: bool = False) -> Dataset | None:
+    "Open a cache entry; None if there is none. A damaged one is removed."
+    if not entry.exists(): return None
+    if faces := open_entry(entry, verify): return faces
+    with suppress(OSError):
+        os.replace(entry, aside := entry.with_name(f'.damaged-{uuid4().hex}'))
+        shutil.rmtree(aside)
+
+# %% ../nbs/00_data.ipynb #8f908886
 READER_VERSION = 2  # raise it when the same file would be read differently
 
 def load(data: str | Path | None = None,   # see `find_data`
@@ -175,15 +193,16 @@ def load(data: str | Path | None = None,   # see `find_data`
          on_bad: str = 'raise',            # 'raise', or 'skip' rows and images that cannot be used
          verify: bool = False              # compute the cached arrays' checksum anew
         ) -> Dataset:
-    "Find, read and check a data set; from the second time on it is opened from the cache. Raises `UserError` for bad input."
+    "Find, read and check a data set; from the second time on it is opened from the cache. The sample is drawn anew. Raises `UserError` for bad input."
     source, _ = find_data(data)
     if source in SAMPLES: return drawn_faces(imbalanced=SAMPLES[source])
     path, handle = source_path(source), kaggle_handle(source)
     name = handle.rpartition('/versions/')[0] if handle else path.resolve().name
-    cache = Path(cache or os.environ.get('FER2013_CACHE') or user_cache_path('fer2013_cnn'))
+    cache = Path(cache or os.environ.get('FER2013_CACHE') or user_cache_path('fer2013_cnn')).expanduser()
+    if cache.resolve().is_relative_to(path.resolve()): raise UserError(f'the cache {cache} lies inside of the data: choose another with --cache')
     try:
         entry = cache/f'{source_digest(path, cache)[:24]}-{on_bad}-{READER_VERSION}'
-        if not (faces := read_cache(entry, verify)): write_cache(entry, faces := read(path, name, on_bad))
+        if (faces := read_cache(entry, verify)) is None: write_cache(entry, faces := read(path, name, on_bad))
     except OSError as error: raise UserError(f'the cache {cache} cannot be written ({error.strerror}): choose another with --cache') from None
     vars(faces)['name'] = name  # the same content may have had another name before
     return faces

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SPLITS', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', 'ON_BAD', 'THREE_CHARACTERS', 'COLUMNS', 'LABELS',
-           'USAGES', 'LINE_LIMIT', 'BLOCK', 'FORMATS', 'IMAGE_SUFFIXES', 'PIXEL_LIMIT', 'SPLIT_FOLDERS', 'SPLIT_SEED',
-           'FOLDS', 'UNREADABLE', 'IMAGE_LIMIT', 'TABLE_LIMIT', 'RATIO_LIMIT', 'Dataset', 'UserError', 'Collector',
-           'parse_pixels', 'three_characters', 'parse_block', 'split_line', 'parse_header', 'parse_row',
+           'USAGES', 'LINE_LIMIT', 'TABLE_LIMIT', 'BLOCK', 'FORMATS', 'IMAGE_SUFFIXES', 'PIXEL_LIMIT', 'SPLIT_FOLDERS',
+           'SPLIT_SEED', 'FOLDS', 'UNREADABLE', 'IMAGE_LIMIT', 'RATIO_LIMIT', 'Dataset', 'UserError', 'NamedError',
+           'Collector', 'parse_pixels', 'three_characters', 'parse_block', 'split_line', 'parse_header', 'parse_row',
            'numbered_lines', 'add_block', 'read_table', 'to_grey', 'decode', 'official_split', 'folder_split',
            'find_classes', 'draw_splits', 'lay_out', 'Member', 'check_member', 'is_clutter', 'zip_members',
            'folder_members', 'read_member', 'read_images', 'peek_header', 'read_tar', 'read_stream', 'choose_table',
            'read_members', 'read']
 
-# %% ../nbs/00b_read.ipynb #0d160fae
-import csv, gzip, io, stat, struct, tarfile, warnings, zipfile, zlib
+# %% ../nbs/00b_read.ipynb #26c269d1
+import csv, gzip, io, lzma, stat, struct, tarfile, warnings, zipfile, zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,8 +41,8 @@ OFFICIAL_COUNTS = (FER2013_TRAINING_COUNTS,
                    (467, 56, 496, 895, 653, 415, 607),
                    (491, 55, 528, 879, 594, 416, 626))
 
-# %% ../nbs/00b_read.ipynb #b86b0163
-@dataclass(frozen=True)
+# %% ../nbs/00b_read.ipynb #510e1f3a
+@dataclass(frozen=True, eq=False)
 class Dataset:
     "Faces with label and split: element i of every array belongs to face i."
     images: np.ndarray            # uint8 (N, 48, 48), 0 black to 255 white
@@ -71,24 +71,27 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         "SHA-256 of pixels, labels, splits and, if they are not FER2013's, class names; 64 hex digits, equal if and only if these are."
-        digest = sha256(self.images)
-        for part in (self.labels, self.splits, b'' if self.class_names == CLASSES else repr(self.class_names).encode()): digest.update(part)
+        digest = sha256()
+        for part in (*map(np.ascontiguousarray, (self.images, self.labels, self.splits)), b'' if self.class_names == CLASSES else repr(self.class_names).encode()): digest.update(part)
         return digest.hexdigest()
 
     @property
     def kind(self) -> str:
-        "What may be said of it: all of FER2013, drawn faces, or something else."
+        "What may be said of it, by its counts of rows, splits and classes: all of FER2013, drawn faces, or something else."
         if self.drawn: return 'drawn faces, not FER2013'
         if (self.labels == UNKNOWN).all(): return 'faces without labels, for prediction only'
         if self.class_names != CLASSES: return 'not FER2013'
         complete = np.array_equal(self.counts(), OFFICIAL_COUNTS) and len(self) == np.sum(OFFICIAL_COUNTS)
-        return 'FER2013, complete with its official split' if complete else 'not the complete FER2013'
+        return 'FER2013, complete with its official split' if complete else 'not FER2013, or only a part of it'
 
-# %% ../nbs/00b_read.ipynb #a02b650f
+# %% ../nbs/00b_read.ipynb #9410abc5
 class UserError(ValueError):
     "Something that the user can put right; the message is a single line that says how."
 
-# %% ../nbs/00b_read.ipynb #d5c6d69d
+class NamedError(UserError):
+    "One whose message already begins with the name of the source."
+
+# %% ../nbs/00b_read.ipynb #df657946
 ON_BAD = ('raise', 'skip')
 
 @dataclass
@@ -103,23 +106,29 @@ class Collector:
     skipped: list = field(default_factory=list)
 
     def add(self, row: int, label: int, split: int, image: np.ndarray | bytes):
+        "Take one face: its row in the source, its label and split or `UNKNOWN`, its 2,304 bytes."
         self.images += image if isinstance(image, bytes) else image.tobytes()
         self.labels.append(label); self.splits.append(split); self.rows.append(row)
 
     def refuse(self, error: UserError, where: str):
-        if self.on_bad == 'raise': raise UserError(f'{self.name}, {where}: {error}') from None
+        "Raise the error with the place where it was found, or note it."
+        if self.on_bad == 'raise': raise NamedError(f'{self.name}, {where}: {error}') from None
         self.skipped.append(f'{where}: {error}')
 
     def dataset(self, **about) -> Dataset:
-        if not self.labels: raise UserError(f'{self.name} holds no face that can be used' + (f' ({self.skipped[0]})' if self.skipped else ''))
-        arrays = [np.frombuffer(data, np.uint8).reshape(-1, *shape) for data, shape in ((self.images, SHAPE), (self.labels, ()), (self.splits, ()))]
+        "All faces so far. Raises `UserError` if there are none."
+        if not self.labels: raise NamedError(f'{self.name} holds no face that can be used' + (f' ({self.skipped[0]})' if self.skipped else ''))
+        arrays = [np.frombuffer(bytes(data), np.uint8).reshape(-1, *shape) for data, shape in ((self.images, SHAPE), (self.labels, ()), (self.splits, ()))]
         return Dataset(*arrays, self.name, source_rows=np.array(self.rows, np.int64), skipped=tuple(self.skipped), **about)
 
-# %% ../nbs/00b_read.ipynb #51c70a71
+# %% ../nbs/00b_read.ipynb #ea0c6449
 def parse_pixels(text: bytes  # 2,304 numbers from 0 to 255, separated by spaces
                 ) -> np.ndarray:
     "One face as uint8 (48, 48). Raises `UserError` for anything but 2,304 whole numbers from 0 to 255."
-    try: values = np.fromstring(text, np.int64, sep=' ')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', DeprecationWarning)
+            values = np.fromstring(text, np.int64, sep=' ')
     except (DeprecationWarning, ValueError): raise UserError('a pixel is not a whole number, expected 0 to 255') from None
     if len(values) != SIZE*SIZE: raise UserError(f'{len(values):,} pixels, expected {SIZE*SIZE:,}')
     low, high = values.min(), values.max()
@@ -168,11 +177,11 @@ def parse_header(line: bytes) -> dict[str, int]:
     if twice := [name for name in COLUMNS if names.count(name) > 1]: raise UserError(f'the column {twice[0]} stands twice in its first line')
     return {name: names.index(name) for name in COLUMNS if name in names} | dict(width=len(names))
 
-# %% ../nbs/00b_read.ipynb #c90a7ca3
+# %% ../nbs/00b_read.ipynb #adf6df42
 LABELS = {str(i).encode(): i for i in range(len(CLASSES))}
 USAGES = {split.encode(): i for i, split in enumerate(SPLITS)}
 
-def parse_row(line: bytes, columns: dict) -> tuple:
+def parse_row(line: bytes, columns: dict) -> tuple[int, int, bytes]:
     "Label, split and pixel text of a csv line. Raises `UserError` for an unknown label or split, or a missing cell."
     try: cells = split_line(line)
     except (UnicodeDecodeError, csv.Error) as error: raise UserError(f'not a line of a csv ({error})') from None
@@ -185,15 +194,16 @@ def parse_row(line: bytes, columns: dict) -> tuple:
     if 'usage' not in columns and 'emotion' in columns: split = SPLITS.index('Training')
     return label, split, cells[columns['pixels']]
 
-# %% ../nbs/00b_read.ipynb #358c207e
-LINE_LIMIT, BLOCK = 2**20, 16  # bytes, lines
+# %% ../nbs/00b_read.ipynb #7cae1824
+LINE_LIMIT, TABLE_LIMIT, BLOCK = 2**20, 2**32, 16  # bytes, bytes, lines or images
 
 def numbered_lines(stream: BinaryIO, faces: Collector, bar: tqdm) -> Iterator[tuple]:
     "Yield row number from 0, line number from 2, and line, without the blank ones."
-    row = 0
+    row = size = 0
     for number, line in enumerate(iter(lambda: stream.readline(LINE_LIMIT), b''), 2):
         bar.update(len(line))
-        if len(line) == LINE_LIMIT: raise UserError(f'{faces.name}, line {number}: longer than {LINE_LIMIT:,} characters, expected a face')
+        if len(line) == LINE_LIMIT: raise NamedError(f'{faces.name}, line {number}: longer than {LINE_LIMIT:,} characters, expected a face')
+        if (size := size + len(line)) > TABLE_LIMIT: raise NamedError(f'{faces.name} has more than {TABLE_LIMIT:,} bytes')
         if not line.isspace():
             yield row, number, line
             row += 1
@@ -213,11 +223,10 @@ def add_block(lines: list[tuple], columns: dict, faces: Collector):
             faces.add(row, label, split, parse_pixels(text))
         except UserError as error: faces.refuse(error, f'line {number}')
 
-# %% ../nbs/00b_read.ipynb #f0d84e34
+# %% ../nbs/00b_read.ipynb #f525d749
 def read_table(stream: BinaryIO, columns: dict, faces: Collector, size: int = None) -> Dataset:
     "The rest of a csv after its first line, of `size` bytes in all. Raises `UserError` with the number of the first bad line, or skips it."
-    with warnings.catch_warnings(), tqdm(total=size, desc=f'reading {faces.name}', unit='B', unit_scale=True, leave=False) as bar:
-        warnings.simplefilter('error', DeprecationWarning)  # how NumPy says that a text held more than numbers
+    with tqdm(total=size, desc=f'reading {faces.name}', unit='B', unit_scale=True, leave=False) as bar:
         lines = numbered_lines(stream, faces, bar)
         while block := list(islice(lines, BLOCK)): add_block(block, columns, faces)
     notes = []
@@ -225,7 +234,7 @@ def read_table(stream: BinaryIO, columns: dict, faces: Collector, size: int = No
     elif 'usage' not in columns: notes.append('It has no column Usage: all its faces count as Training.')
     return faces.dataset(notes=tuple(notes))
 
-# %% ../nbs/00b_read.ipynb #0db6cf29
+# %% ../nbs/00b_read.ipynb #415b0662
 FORMATS = dict(JPEG=('.jpg', '.jpeg'), PNG=('.png',), BMP=('.bmp',), GIF=('.gif',), TIFF=('.tif', '.tiff'), WEBP=('.webp',), PPM=('.pgm', '.ppm'))
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 PIXEL_LIMIT = 50_000_000  # of one picture
@@ -237,15 +246,18 @@ def to_grey(image: Image.Image) -> Image.Image:
     if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
     return image.convert('RGB').convert('L')
 
-def decode(data: bytes,
-           any_size: bool = False,      # crop and shrink, instead of refusing
-           changes: Counter = Counter() # counts what was converted
+def decode(data: bytes | UserError,      # an error in reading it is raised here
+           any_size: bool = False,       # crop and shrink, instead of refusing
+           changes: Counter = None       # counts what was converted
           ) -> bytes:
     "An encoded image as 48 × 48 grey bytes. Raises `UserError` for a broken one or an unexpected size."
+    if isinstance(data, UserError): raise data
+    changes = Counter() if changes is None else changes
     try:
         with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
             if not any_size and image.size != SHAPE: raise UserError(f'{image.width} × {image.height} pixels, expected {SIZE} × {SIZE}')
             if image.width*image.height > PIXEL_LIMIT: raise UserError(f'{image.width} × {image.height} pixels, expected at most {PIXEL_LIMIT:,}')
+            if image.mode == 'F' or image.mode == 'I' and image.format == 'TIFF': raise UserError(f'colour mode {image.mode}, expected 8 or 16 bits')
             if image.mode != 'L': changes['not 8-bit grey: converted'] += 1
             if any_size: image = ImageOps.exif_transpose(image)
             if image.size == SHAPE: return to_grey(image).tobytes()
@@ -298,7 +310,7 @@ def draw_splits(labels: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, tup
     return splits, (f"{' and '.join(SPLITS[split] for split in missing)} drawn by chance, a tenth of the training images each, stratified by class "
                     f'(scikit-learn StratifiedKFold, {FOLDS} folds, seed {SPLIT_SEED}).',)
 
-# %% ../nbs/00b_read.ipynb #d458e90b
+# %% ../nbs/00b_read.ipynb #5996efad
 def lay_out(paths: list[str],         # image files
             folders: list[str] = ()   # all folders, to find the empty ones
            ) -> dict:                 # labels, splits, class_names, notes and whether it is an official layout
@@ -310,21 +322,24 @@ def lay_out(paths: list[str],         # image files
         expected = 'a file name that begins with its split, as the others do' if is_official else 'a train, validation or test folder, as the others have'
         raise UserError(f'{paths[found.index(None)]}: its split is unknown, expected {expected}')
     class_names, labels = find_classes(paths, is_official)
+    if wrong := [path for path, split, other in zip(paths, official, named) if is_official and other is not None and (split == 0) != (other == 0)]:
+        raise UserError(f'{wrong[0]}: its file name and its folder name different splits')
     used = {PurePosixPath(folder) for folder in {path.rpartition('/')[0] for path in paths}}
     parents = {folder.parent for folder in used}
-    if not is_official and len(roots := {parent.parent if is_named else parent for parent in parents}) > 1:
+    if len(roots := {parent.parent if parent.name.lower() in SPLIT_FOLDERS else parent for parent in parents}) > 1:
         raise UserError(f"more than one set of class folders ({', '.join(sorted(map(str, roots))[:3])}), expected one: name a folder further down")
-    if empty := [folder for folder in map(PurePosixPath, folders) if folder.parent in parents and folder not in used | parents]:
-        raise UserError(f'the class folder {sorted(empty)[0]} holds no images')
+    if empty := [folder for folder in map(PurePosixPath, folders) if folder not in used | parents and
+                 (folder.parent in parents or folder.parent in roots and folder.name.lower() in SPLIT_FOLDERS)]:
+        raise UserError(f'the folder {sorted(empty)[0]} holds no images')
     splits, notes = np.array(found, np.uint8), ()
     if not is_official:
         splits, notes = draw_splits(labels, splits)
         if strange := sorted(set(labels) - set(labels[splits == 0])): raise UserError(f'the class {class_names[strange[0]]} has no training images')
     return dict(labels=labels, splits=splits, class_names=class_names, notes=notes, official=is_official)
 
-# %% ../nbs/00b_read.ipynb #5e9cc587
-UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error)  # how files and archives fail
-IMAGE_LIMIT, TABLE_LIMIT, RATIO_LIMIT = 2**26, 2**32, 200  # bytes, bytes, unpacked by packed bytes
+# %% ../nbs/00b_read.ipynb #2043926e
+UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)  # how files and archives fail
+IMAGE_LIMIT, RATIO_LIMIT = 2**26, 200  # bytes, unpacked by packed bytes
 
 @dataclass(frozen=True)
 class Member:
@@ -346,7 +361,7 @@ def is_clutter(path: str) -> bool:
     path = '/' + path.removeprefix('./')
     return '/.' in path or '/__MACOSX/' in path
 
-# %% ../nbs/00b_read.ipynb #9a84ab05
+# %% ../nbs/00b_read.ipynb #800c9317
 def zip_members(archive: zipfile.ZipFile) -> tuple[list[Member], list[str]]:
     "Files and folders of a zip."
     for info in archive.infolist(): check_member(info.filename, info.file_size, info.compress_size, stat.S_ISLNK(info.external_attr >> 16))
@@ -358,30 +373,32 @@ def folder_members(folder: Path) -> tuple[list[Member], list[str]]:
     "Files and folders below a directory."
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob('*')}
     found = {name: path for name, path in found.items() if not is_clutter(name)}
+    if links := [name for name, path in found.items() if path.is_symlink() and path.is_dir()]: raise UserError(f'{links[0]} is a link to a folder: name that folder, or copy it')
     return ([Member(name, path.stat().st_size, lambda path=path: open(path, 'rb')) for name, path in found.items() if path.is_file()],
             [name for name, path in found.items() if path.is_dir()])
 
-# %% ../nbs/00b_read.ipynb #a5381fb7
-def read_member(member: Member) -> bytes:
-    "All of a small file. Raises `UserError` for a large or damaged one."
-    if member.size > IMAGE_LIMIT: raise UserError(f'{member.size:,} bytes, expected at most {IMAGE_LIMIT:,}')
+# %% ../nbs/00b_read.ipynb #f1e4417b
+def read_member(member: Member) -> bytes | UserError:
+    "All of a small file; the error, to be raised in its turn, for a large or damaged one."
+    if member.size > IMAGE_LIMIT: return UserError(f'{member.size:,} bytes, expected at most {IMAGE_LIMIT:,}')
     try:
         with member.open() as stream: return stream.read()
-    except UNREADABLE as error: raise UserError(f'damaged ({error})') from None
+    except UNREADABLE as error: return UserError(f'damaged ({error})')
 
-def read_images(members: list[Member], folders: list[str], faces: Collector) -> Dataset:
+def read_images(members: list[Member], folders: list[str], faces: Collector, notes: list[str] = []) -> Dataset:
     "Read class folders, in the order of the paths. Raises `UserError` for an unclear layout; broken images are refused or skipped."
     members = sorted(members, key=lambda member: member.path)
-    try: layout = lay_out([member.path for member in members], folders)
-    except UserError as error: raise UserError(f'{faces.name}: {error}') from None
+    layout = lay_out([member.path for member in members], folders)
     changes = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter('error', Image.DecompressionBombWarning)
-        for row, member in enumerate(tqdm(members, f'reading {faces.name}', unit='image', leave=False)):
-            try: faces.add(row, layout['labels'][row], layout['splits'][row], decode(read_member(member), not layout['official'], changes))
-            except UserError as error: faces.refuse(error, member.path)
-    notes = [f'{count:,} of {len(members):,} images were {change}.' for change, count in changes.items()]
-    return faces.dataset(class_names=layout['class_names'], notes=(*layout['notes'], *notes))
+        numbered = enumerate(tqdm(members, f'reading {faces.name}', unit='image', leave=False))
+        while block := list(islice(numbered, BLOCK)):
+            for (row, member), data in zip(block, [read_member(member) for _, member in block]):  # a tenth faster than in turns with decoding
+                try: faces.add(row, layout['labels'][row], layout['splits'][row], decode(data, not layout['official'], changes))
+                except UserError as error: faces.refuse(error, member.path)
+    converted = [f'{count:,} of {len(members):,} images were {change}.' for change, count in changes.items()]
+    return faces.dataset(class_names=layout['class_names'], notes=(*layout['notes'], *notes, *converted))
 
 # %% ../nbs/00b_read.ipynb #821b974b
 def peek_header(stream: BinaryIO) -> dict:
@@ -411,7 +428,7 @@ def read_stream(stream: BinaryIO, faces: Collector, size: int) -> Dataset:
     if head[257:262] == b'ustar': return read_tar(stream, faces, size)
     return read_table(stream, parse_header(stream.readline(LINE_LIMIT)), faces, size)
 
-# %% ../nbs/00b_read.ipynb #037c708e
+# %% ../nbs/00b_read.ipynb #bd16f8d4
 def choose_table(members: list[Member]) -> Member | None:
     "The csv with pixels that has most of the `COLUMNS`, or None. Raises `UserError` if two are as good."
     ranked = {}
@@ -427,13 +444,15 @@ def read_members(members: list[Member], folders: list[str], faces: Collector) ->
     "What a folder or a zip holds: one table, or class folders, or a tarball with a table."
     table, images = choose_table(members), [member for member in members if member.path.lower().endswith(IMAGE_SUFFIXES)]
     if table and images: raise UserError(f'both a table ({table.path}) and images ({images[0].path}), expected one of them: name it by itself')
-    if images: return read_images(images, folders, faces)
+    if images:
+        others = [f'{len(members) - len(images):,} files that are no images were ignored.'] if len(members) > len(images) else []
+        return read_images(images, folders, faces, others)
     tarballs = [member for member in members if member.path.lower().endswith(('.tar', '.tar.gz', '.tgz'))]
     chosen = table or (tarballs[0] if len(tarballs) == 1 else None)
     if not chosen: raise UserError('no faces inside, expected a csv with pixels, or class folders with images')
     with chosen.open() as stream: return read_stream(stream, faces, chosen.size)
 
-# %% ../nbs/00b_read.ipynb #70c46692
+# %% ../nbs/00b_read.ipynb #74f9cc61
 def read(path: Path,             # existing file or directory
          name: str = None,       # what to call it; None: the last part of its path
          on_bad: str = 'raise'   # 'raise', or 'skip' rows and images that cannot be used
@@ -447,5 +466,6 @@ def read(path: Path,             # existing file or directory
             with zipfile.ZipFile(path) as archive: return read_members(*zip_members(archive), faces)
         if path.suffix.lower() == '.zip' and path.stat().st_size: raise UserError('not a zip archive, or only a part of one: download it again')
         with open(path, 'rb', buffering=2**20) as stream: return read_stream(stream, faces, path.stat().st_size)
-    except UserError as error: raise UserError(str(error) if str(error).startswith(faces.name) else f'{faces.name}: {error}') from None
+    except NamedError: raise
+    except UserError as error: raise UserError(f'{faces.name}: {error}') from None
     except UNREADABLE as error: raise UserError(f'{faces.name} cannot be read or is damaged ({error})') from None

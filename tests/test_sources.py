@@ -227,3 +227,40 @@ def test_votes_join_only_where_the_order_was_kept(tmp_path):
     (tmp_path/'fer2013new.csv').write_text(''.join([lines[0], *reversed(lines[1:])]))
     with pytest.raises(UserError, match='in another order'):
         load_votes(tmp_path/'fer2013new.csv', official)
+
+
+def test_the_cache_notices_a_change_behind_a_link(tmp_path):
+    (tmp_path/'real.csv').write_bytes(csv_bytes(*one))
+    (tmp_path/'data').mkdir()
+    (tmp_path/'data'/'fer.csv').symlink_to(tmp_path/'real.csv')
+    assert load(tmp_path/'data', tmp_path/'cache').labels.tolist() == [0]
+    (tmp_path/'real.csv').write_bytes(csv_bytes(one[0], one[1] + 4, one[2]))
+    assert load(tmp_path/'data', tmp_path/'cache').labels.tolist() == [4]
+
+
+def test_every_array_of_a_cache_entry_is_verified(tmp_path):
+    made = (np.zeros((2, 48, 48), np.uint8), np.arange(2).astype(np.uint8), np.zeros(2, np.uint8))
+    (tmp_path/'fer.csv').write_bytes(csv_bytes(*made))
+    load(tmp_path/'fer.csv', tmp_path/'cache')
+    rows = next((tmp_path/'cache').glob('*/source_rows.npy'))
+    np.save(rows, np.load(rows)[::-1].copy())
+    assert load(tmp_path/'fer.csv', tmp_path/'cache').source_rows.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_under_any_compression_is_seen(compression):
+    with zipfile.ZipFile(out := io.BytesIO(), 'w', compression) as archive:
+        archive.writestr('fer.csv', csv_bytes(*one))
+    for place in range(40, len(out.getvalue()) - 120, max(1, len(out.getvalue())//40)):
+        data = bytearray(out.getvalue())
+        data[place] ^= 255
+        try:
+            assert np.array_equal(read_bytes(bytes(data)).images, one[0]), 'the damage went unseen'
+        except UserError as error:
+            assert '\n' not in str(error)
+
+
+def test_a_float_picture_is_not_taken_for_a_black_one():
+    Image.fromarray(np.full((60, 60), .5, np.float32)).save(out := io.BytesIO(), 'TIFF')
+    with pytest.raises(UserError, match='colour mode F'):
+        read_bytes(zip_bytes({f'{name}/{i}.tif': out.getvalue() for name in 'ab' for i in range(10)}))
