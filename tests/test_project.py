@@ -153,7 +153,7 @@ def test_papermill_runs_the_report_directly(tmp_path):
 
 @pytest.mark.parametrize('words, says', [
     (['report', '--data', 'sample', '--preset', 'fast'], "no preset is named 'fast', choose one of smoke, quick"),
-    (['train', '--data', 'sample', '--model', 'vgg99'], "no model is named 'vgg99', choose one of simple, resnet10")], ids=lambda value: value if isinstance(value, str) else '')
+    (['train', '--data', 'sample', '--model', 'vgg99'], "no model is named 'vgg99', choose one of simple, resnet10, mini_xception")], ids=lambda value: value if isinstance(value, str) else '')
 def test_a_mistake_costs_one_line(words, says, tmp_path):
     done = call('fer2013', *words, '--run', tmp_path/'run')
     assert done.returncode == 1
