@@ -121,6 +121,14 @@ def test_a_second_report_keeps_the_first(report):
     assert done.returncode == 1 and 'already holds a run' in done.stderr
 
 
+def test_the_audit_is_a_report_too(tmp_path):
+    done = call('fer2013', 'report', 'data_audit', '--data', 'sample', '--run', tmp_path/'run')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert (tmp_path/'run'/'findings.csv').exists()
+    page = (tmp_path/'run'/'report.html').read_text()
+    assert 'rawn faces' in page and [word for word in ('<script', '<link', 'src="http', 'Traceback') if word in page] == []
+
+
 def test_shuffled_labels_teach_nothing(tmp_path):
     import numpy as np
     from fer2013_cnn.data import drawn_faces
@@ -145,10 +153,9 @@ def test_a_killed_report_leaves_no_page(tmp_path):
     assert not any((run/name).exists() for name in ('report.html', 'report.ipynb'))
 
 
-def test_papermill_runs_the_report_directly(tmp_path):
-    done = call('papermill', ROOT/'nbs/reports/train_and_evaluate.ipynb', tmp_path/'out.ipynb', '-p', 'data', 'sample', '-p', 'run', tmp_path/'run',
-                '-p', 'epochs', 1)
-    assert done.returncode == 0 and (tmp_path/'run'/'metrics.json').exists()
+def test_papermill_runs_a_report_directly(tmp_path):
+    done = call('papermill', ROOT/'nbs/reports/benchmark.ipynb', tmp_path/'out.ipynb', '-p', 'data', 'sample', '-p', 'run', tmp_path/'run', '-p', 'repeats', 1)
+    assert done.returncode == 0 and (tmp_path/'run'/'benchmark.json').exists()
 
 
 @pytest.mark.parametrize('words, says', [
