@@ -103,33 +103,36 @@ def replacing(path: Path):
         os.replace(aside, path)
     finally: aside.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #d369d03c
-def file_state(path: Path) -> list[int]:
+# %% ../nbs/00_data.ipynb #1ab6a14a
+def file_state(path: str | Path) -> list[int]:
     "What changes when a file is written to."
-    found = path.stat()
+    found = os.stat(path)
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
-def source_files(path: Path) -> list[Path]:
-    "The file itself, or all files below a directory, in order."
-    if not path.is_dir(): return [path]
-    return sorted(file for file in path.rglob('*') if not is_clutter(file.relative_to(path).as_posix()) and file.is_file())
+def source_files(path: Path) -> dict[str, str]:
+    "Name below the source → path, of the file itself or of all files below a directory, in order."
+    if not path.is_dir(): return {'': str(path)}
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    names = {file[len(str(path)) + 1:].replace(os.sep, '/'): file for file in sorted(found)}
+    return {name: file for name, file in names.items() if not is_clutter(name)}
 
 def content_digest(path: Path) -> str:
     "SHA-256 of a file, or of the names and contents of all files below a directory. Raises `UserError` for one that cannot be read."
     digest = hashlib.sha256()
     try:
-        for file in source_files(path):
-            digest.update(os.fsencode(file.relative_to(path)) + f'\0{file.stat().st_size}\0'.encode())
+        for name, file in source_files(path).items():
+            digest.update(os.fsencode(name) + f'\0{os.path.getsize(file)}\0'.encode())
             with open(file, 'rb') as stream:
                 while block := stream.read(2**20): digest.update(block)
     except OSError as error: raise UserError(f'{error.filename} cannot be read ({error.strerror})') from None
     return digest.hexdigest()
 
-# %% ../nbs/00_data.ipynb #da487614
+# %% ../nbs/00_data.ipynb #788d4141
 def source_digest(path: Path, cache: Path) -> str:
     "`content_digest`, remembered in the cache for as long as no file's state changes."
     path = path.resolve()
-    state = hashlib.sha256(repr([(str(file), file_state(file)) for file in source_files(path)]).encode()).hexdigest()
+    try: state = hashlib.sha256(repr([(file, file_state(file)) for file in source_files(path).values()]).encode()).hexdigest()
+    except OSError as error: raise UserError(f'{error.filename} cannot be read ({error.strerror})') from None
     note = cache/'sources'/f'{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}.json'
     try:
         if (known := json.loads(note.read_text()))['state'] == state: return known['digest']
