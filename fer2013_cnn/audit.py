@@ -64,7 +64,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first, second = [values - values.mean(1, keepdims=True) for values in (first, second)]
     return (first*second).sum(1)/np.maximum(np.linalg.norm(first, axis=1)*np.linalg.norm(second, axis=1), 1e-6)
 
-# %% ../nbs/01_audit.ipynb #15d8f6d6
+# %% ../nbs/01_audit.ipynb #a710a97f
 def near_pairs(images: np.ndarray,   # uint8 (N, 48, 48)
                groups: np.ndarray    # their `exact_groups`
               ) -> pd.DataFrame:     # first, second: positions; bits, correlation
@@ -79,6 +79,7 @@ def near_pairs(images: np.ndarray,   # uint8 (N, 48, 48)
         found.append(pairs[pairs.correlation >= MIN_CORRELATION])
     return pd.concat(found, ignore_index=True)
 
+# %% ../nbs/01_audit.ipynb #b88d9a3a
 def near_groups(groups: np.ndarray,   # of `exact_groups`
                 pairs: pd.DataFrame   # of `near_pairs`
                ) -> np.ndarray:       # int (N,)
@@ -97,9 +98,9 @@ def contrast(images: np.ndarray) -> np.ndarray:
     "Standard deviation of each image's grey values, (N,)."
     return np.concatenate([block.reshape(len(block), -1).std(1) for block in np.array_split(images, len(images)//4096 + 1)])
 
-# %% ../nbs/01_audit.ipynb #531992a5
+# %% ../nbs/01_audit.ipynb #df9007f3
 def audit(faces: Dataset,
-          near: bool = True,           # look for near copies too: half a minute instead of a second for FER2013
+          near: bool = True,           # look for near copies too: a quarter of a minute instead of a second for FER2013
           votes: pd.DataFrame = None   # see `fer2013_cnn.data.load_votes`
          ) -> pd.DataFrame:            # a row a face
     """What is known of each face. Raises `UserError` without labels. The columns:
@@ -125,7 +126,7 @@ def audit(faces: Dataset,
         table['not_a_face'] = votes.NF.to_numpy() > votes.drop(columns='NF').max(axis=1).to_numpy()
     return table
 
-# %% ../nbs/01_audit.ipynb #740ed717
+# %% ../nbs/01_audit.ipynb #d90beaab
 FINDINGS = dict(copy='exact copies of an earlier face', conflict='in a group with conflicting labels', leak='with an exact copy in Training',
                 near_copy='exact or near copies of an earlier face', near_leak='with an exact or near copy in Training',
                 constant='of a single grey value', blank=f'with a contrast below {BLANK} grey values', not_a_face='with more FER+ votes for no face than for any emotion')
@@ -137,6 +138,7 @@ def count_findings(table: pd.DataFrame  # of `audit`
     counts = table.groupby('split', observed=False)[found].sum().T
     return counts.assign(all=table[found].sum()).rename(index=FINDINGS).rename_axis(columns='faces').astype(int)
 
+# %% ../nbs/01_audit.ipynb #d467ae09
 def describe_findings(table: pd.DataFrame) -> str:
     "The exact findings in a few lines of text."
     sizes, leaks = table.group.value_counts(), table[table.leak].split.value_counts()

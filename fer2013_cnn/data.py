@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KAGGLE_HANDLE', 'SAMPLES', 'ARRAYS', 'ABOUT', 'READER_VERSION', 'FERPLUS', 'FERPLUS_CLASSES', 'drawn_faces',
            'show_faces', 'kaggle_handle', 'kaggle_cache', 'find_data', 'download_kaggle', 'source_path', 'replacing',
-           'file_state', 'source_files', 'content_digest', 'source_digest', 'checksum', 'write_cache', 'open_entry',
-           'read_cache', 'load', 'majority', 'load_votes']
+           'file_state', 'source_files', 'content_digest', 'source_digest', 'entry_checksum', 'write_cache',
+           'open_entry', 'read_cache', 'load', 'majority', 'load_votes']
 
 # %% ../nbs/00_data.ipynb #86299403
 import hashlib, json, os, re, shutil
@@ -103,12 +103,13 @@ def replacing(path: Path):
         os.replace(aside, path)
     finally: aside.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #1ab6a14a
+# %% ../nbs/00_data.ipynb #1e4661f8
 def file_state(path: str | Path) -> list[int]:
     "What changes when a file is written to."
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
+# %% ../nbs/00_data.ipynb #fe7119f4
 def source_files(path: Path) -> dict[str, str]:
     "Name below the source → path, of the file itself or of all files below a directory, in order."
     if not path.is_dir(): return {'': str(path)}
@@ -143,16 +144,17 @@ def source_digest(path: Path, cache: Path) -> str:
         aside.write_text(json.dumps(dict(state=state, digest=digest)))
     return digest
 
-# %% ../nbs/00_data.ipynb #e01b368d
+# %% ../nbs/00_data.ipynb #b37d2565
 ARRAYS = ('images', 'labels', 'splits', 'source_rows')
 ABOUT = ('name', 'class_names', 'notes', 'skipped')
 
-def checksum(arrays: dict, about: dict) -> str:
+def entry_checksum(arrays: dict, about: dict) -> str:
     "SHA-256 of all that a cache entry holds."
     digest = hashlib.sha256(json.dumps([about[name] for name in (*ABOUT, 'fingerprint')]).encode())
     for array in ARRAYS: digest.update(np.ascontiguousarray(arrays[array]))
     return digest.hexdigest()
 
+# %% ../nbs/00_data.ipynb #fd98a99a
 def write_cache(entry: Path, faces: Dataset):
     "Write a cache entry beside its place, then rename it; if another process was faster, its entry stays."
     aside = entry.with_name(f'.writing-{uuid4().hex}')
@@ -161,25 +163,26 @@ def write_cache(entry: Path, faces: Dataset):
         for array in ARRAYS: np.save(aside/f'{array}.npy', getattr(faces, array))
         states = {array: file_state(aside/f'{array}.npy') for array in ARRAYS}
         about = {name: getattr(faces, name) for name in (*ABOUT, 'fingerprint')}
-        (aside/'about.json').write_text(json.dumps(about | dict(states=states, checksum=checksum(vars(faces), about))))
+        (aside/'about.json').write_text(json.dumps(about | dict(states=states, checksum=entry_checksum(vars(faces), about))))
         os.replace(aside, entry)
     except OSError:
         if not (entry/'about.json').exists(): raise
     finally: shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/00_data.ipynb #456159cf
+# %% ../nbs/00_data.ipynb #531ee313
 def open_entry(entry: Path, verify: bool) -> Dataset | None:
     "The faces of a cache entry, memory-mapped; None if it is damaged."
     try:
         about = json.loads((entry/'about.json').read_text())
         arrays = {array: np.load(entry/f'{array}.npy', mmap_mode='r', allow_pickle=False) for array in ARRAYS}
         untouched = all(file_state(entry/f'{array}.npy') == about['states'][array] for array in ARRAYS)
-        if (verify or not untouched) and checksum(arrays, about) != about['checksum']: return None
+        if (verify or not untouched) and entry_checksum(arrays, about) != about['checksum']: return None
         faces = Dataset(**arrays, name=about['name'], **{name: tuple(about[name]) for name in ABOUT[1:]})
         vars(faces)['fingerprint'] = about['fingerprint']  # where `cached_property` keeps it
         return faces
     except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError): return None
 
+# %% ../nbs/00_data.ipynb #69c6b4b1
 def read_cache(entry: Path, verify: bool = False) -> Dataset | None:
     "Open a cache entry; None if there is none. A damaged one is removed."
     if not entry.exists(): return None
@@ -188,9 +191,10 @@ def read_cache(entry: Path, verify: bool = False) -> Dataset | None:
         os.replace(entry, aside := entry.with_name(f'.damaged-{uuid4().hex}'))
         shutil.rmtree(aside)
 
-# %% ../nbs/00_data.ipynb #8f908886
+# %% ../nbs/00_data.ipynb #183a4183
 READER_VERSION = 2  # raise it when the same file would be read differently
 
+# %% ../nbs/00_data.ipynb #a0c27181
 def load(data: str | Path | None = None,   # see `find_data`
          cache: str | Path | None = None,  # folder of the cache; None or '': $FER2013_CACHE, else the user's cache folder
          on_bad: str = 'raise',            # 'raise', or 'skip' rows and images that cannot be used
@@ -210,7 +214,7 @@ def load(data: str | Path | None = None,   # see `find_data`
     vars(faces)['name'] = name  # the same content may have had another name before
     return faces
 
-# %% ../nbs/00_data.ipynb #91f722d8
+# %% ../nbs/00_data.ipynb #76556945
 FERPLUS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt', 'unknown', 'NF')
 FERPLUS_CLASSES = ('neutral', 'happy', 'surprise', 'sad', 'angry', 'disgust', 'fear')  # the first seven of them, in our words
 
@@ -220,6 +224,7 @@ def majority(votes: pd.DataFrame) -> np.ndarray:
     ours = np.array([CLASSES.index(name) for name in FERPLUS_CLASSES] + [UNKNOWN]*3)
     return np.where(values[:, -1] > values[:, -2], ours[top], UNKNOWN).astype(np.uint8)
 
+# %% ../nbs/00_data.ipynb #e6915f92
 def load_votes(path: str | Path,  # fer2013new.csv
                faces: Dataset
               ) -> pd.DataFrame:  # a row a face, a column for each of `FERPLUS`, number of votes

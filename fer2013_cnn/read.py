@@ -8,9 +8,9 @@ __all__ = ['CLASSES', 'SPLITS', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', 'ON_BAD',
            'SPLIT_SEED', 'FOLDS', 'UNREADABLE', 'IMAGE_LIMIT', 'RATIO_LIMIT', 'Dataset', 'UserError', 'NamedError',
            'Collector', 'parse_pixels', 'three_characters', 'parse_block', 'split_line', 'parse_header', 'parse_row',
            'numbered_lines', 'add_block', 'read_table', 'to_grey', 'decode', 'official_split', 'folder_split',
-           'find_classes', 'draw_splits', 'lay_out', 'Member', 'check_member', 'is_clutter', 'zip_members',
-           'folder_members', 'read_member', 'read_images', 'peek_header', 'read_tar', 'read_stream', 'choose_table',
-           'read_members', 'read']
+           'find_classes', 'draw_splits', 'check_folders', 'lay_out', 'Member', 'check_member', 'is_clutter',
+           'zip_members', 'folder_members', 'read_member', 'read_images', 'peek_header', 'read_tar', 'read_stream',
+           'choose_table', 'read_members', 'read']
 
 # %% ../nbs/00b_read.ipynb #26c269d1
 import csv, gzip, io, lzma, stat, struct, tarfile, warnings, zipfile, zlib
@@ -194,7 +194,7 @@ def parse_row(line: bytes, columns: dict) -> tuple[int, int, bytes]:
     if 'usage' not in columns and 'emotion' in columns: split = SPLITS.index('Training')
     return label, split, cells[columns['pixels']]
 
-# %% ../nbs/00b_read.ipynb #7cae1824
+# %% ../nbs/00b_read.ipynb #f132fdc3
 LINE_LIMIT, TABLE_LIMIT, BLOCK = 2**20, 2**32, 16  # bytes, bytes, lines or images
 
 def numbered_lines(stream: BinaryIO, faces: Collector, bar: tqdm) -> Iterator[tuple]:
@@ -208,6 +208,7 @@ def numbered_lines(stream: BinaryIO, faces: Collector, bar: tqdm) -> Iterator[tu
             yield row, number, line
             row += 1
 
+# %% ../nbs/00b_read.ipynb #c2f78e23
 def add_block(lines: list[tuple], columns: dict, faces: Collector):
     "Add the faces of some lines: all at once if all are well, else one by one."
     try:
@@ -234,7 +235,7 @@ def read_table(stream: BinaryIO, columns: dict, faces: Collector, size: int = No
     elif 'usage' not in columns: notes.append('It has no column Usage: all its faces count as Training.')
     return faces.dataset(notes=tuple(notes))
 
-# %% ../nbs/00b_read.ipynb #415b0662
+# %% ../nbs/00b_read.ipynb #76bf3c2b
 FORMATS = dict(JPEG=('.jpg', '.jpeg'), PNG=('.png',), BMP=('.bmp',), GIF=('.gif',), TIFF=('.tif', '.tiff'), WEBP=('.webp',), PPM=('.pgm', '.ppm'))
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 PIXEL_LIMIT = 50_000_000  # of one picture
@@ -246,6 +247,7 @@ def to_grey(image: Image.Image) -> Image.Image:
     if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
     return image.convert('RGB').convert('L')
 
+# %% ../nbs/00b_read.ipynb #1d2fd812
 def decode(data: bytes | UserError,      # an error in reading it is raised here
            any_size: bool = False,       # crop and shrink, instead of refusing
            changes: Counter = None       # counts what was converted
@@ -310,7 +312,18 @@ def draw_splits(labels: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, tup
     return splits, (f"{' and '.join(SPLITS[split] for split in missing)} drawn by chance, a tenth of the training images each, stratified by class "
                     f'(scikit-learn StratifiedKFold, {FOLDS} folds, seed {SPLIT_SEED}).',)
 
-# %% ../nbs/00b_read.ipynb #5996efad
+# %% ../nbs/00b_read.ipynb #789fa77f
+def check_folders(paths: list[str], folders: list[str]):
+    "Raises `UserError` for two sets of class folders, and for a class or split folder without images."
+    used = {PurePosixPath(folder) for folder in {path.rpartition('/')[0] for path in paths}}
+    parents = {folder.parent for folder in used}
+    if len(roots := {parent.parent if parent.name.lower() in SPLIT_FOLDERS else parent for parent in parents}) > 1:
+        raise UserError(f"more than one set of class folders ({', '.join(sorted(map(str, roots))[:3])}), expected one: name a folder further down")
+    if empty := [folder for folder in map(PurePosixPath, folders) if folder not in used | parents and
+                 (folder.parent in parents or folder.parent in roots and folder.name.lower() in SPLIT_FOLDERS)]:
+        raise UserError(f'the folder {sorted(empty)[0]} holds no images')
+
+# %% ../nbs/00b_read.ipynb #b1cb97e7
 def lay_out(paths: list[str],         # image files
             folders: list[str] = ()   # all folders, to find the empty ones
            ) -> dict:                 # labels, splits, class_names, notes and whether it is an official layout
@@ -324,20 +337,14 @@ def lay_out(paths: list[str],         # image files
     class_names, labels = find_classes(paths, is_official)
     if wrong := [path for path, split, other in zip(paths, official, named) if is_official and other is not None and (split == 0) != (other == 0)]:
         raise UserError(f'{wrong[0]}: its file name and its folder name different splits')
-    used = {PurePosixPath(folder) for folder in {path.rpartition('/')[0] for path in paths}}
-    parents = {folder.parent for folder in used}
-    if len(roots := {parent.parent if parent.name.lower() in SPLIT_FOLDERS else parent for parent in parents}) > 1:
-        raise UserError(f"more than one set of class folders ({', '.join(sorted(map(str, roots))[:3])}), expected one: name a folder further down")
-    if empty := [folder for folder in map(PurePosixPath, folders) if folder not in used | parents and
-                 (folder.parent in parents or folder.parent in roots and folder.name.lower() in SPLIT_FOLDERS)]:
-        raise UserError(f'the folder {sorted(empty)[0]} holds no images')
+    check_folders(paths, folders)
     splits, notes = np.array(found, np.uint8), ()
     if not is_official:
         splits, notes = draw_splits(labels, splits)
         if strange := sorted(set(labels) - set(labels[splits == 0])): raise UserError(f'the class {class_names[strange[0]]} has no training images')
     return dict(labels=labels, splits=splits, class_names=class_names, notes=notes, official=is_official)
 
-# %% ../nbs/00b_read.ipynb #2043926e
+# %% ../nbs/00b_read.ipynb #05788878
 UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)  # how files and archives fail
 IMAGE_LIMIT, RATIO_LIMIT = 2**26, 200  # bytes, unpacked by packed bytes
 
@@ -348,6 +355,7 @@ class Member:
     size: int       # bytes, unpacked
     open: Callable  # → binary stream
 
+# %% ../nbs/00b_read.ipynb #a8c322e0
 def check_member(path: str, size: int, packed: int, link: bool):
     "Raises `UserError` for a member that an honest archive does not have."
     if link: raise UserError(f'{path} is a link, expected files only')
@@ -356,6 +364,7 @@ def check_member(path: str, size: int, packed: int, link: bool):
     if size > limit: raise UserError(f'{path} has {size:,} bytes, expected at most {limit:,}')
     if size > max(IMAGE_LIMIT, RATIO_LIMIT*packed): raise UserError(f'{path} would unpack to {size//max(1, packed):,} times its size, expected at most {RATIO_LIMIT}')
 
+# %% ../nbs/00b_read.ipynb #703f7053
 def is_clutter(path: str) -> bool:
     "What systems leave behind: hidden files and folders, __MACOSX."
     path = '/' + path.removeprefix('./')
@@ -377,7 +386,7 @@ def folder_members(folder: Path) -> tuple[list[Member], list[str]]:
     return ([Member(name, path.stat().st_size, lambda path=path: open(path, 'rb')) for name, path in found.items() if path.is_file()],
             [name for name, path in found.items() if path.is_dir()])
 
-# %% ../nbs/00b_read.ipynb #f1e4417b
+# %% ../nbs/00b_read.ipynb #8d0202ae
 def read_member(member: Member) -> bytes | UserError:
     "All of a small file; the error, to be raised in its turn, for a large or damaged one."
     if member.size > IMAGE_LIMIT: return UserError(f'{member.size:,} bytes, expected at most {IMAGE_LIMIT:,}')
@@ -385,7 +394,8 @@ def read_member(member: Member) -> bytes | UserError:
         with member.open() as stream: return stream.read()
     except UNREADABLE as error: return UserError(f'damaged ({error})')
 
-def read_images(members: list[Member], folders: list[str], faces: Collector, notes: list[str] = []) -> Dataset:
+# %% ../nbs/00b_read.ipynb #632f0b3a
+def read_images(members: list[Member], folders: list[str], faces: Collector, notes: tuple[str, ...] = ()) -> Dataset:
     "Read class folders, in the order of the paths. Raises `UserError` for an unclear layout; broken images are refused or skipped."
     members = sorted(members, key=lambda member: member.path)
     layout = lay_out([member.path for member in members], folders)
@@ -400,12 +410,13 @@ def read_images(members: list[Member], folders: list[str], faces: Collector, not
     converted = [f'{count:,} of {len(members):,} images were {change}.' for change, count in changes.items()]
     return faces.dataset(class_names=layout['class_names'], notes=(*layout['notes'], *notes, *converted))
 
-# %% ../nbs/00b_read.ipynb #821b974b
+# %% ../nbs/00b_read.ipynb #dbbcd6ac
 def peek_header(stream: BinaryIO) -> dict:
     "The columns of a table whose first line comes next, or {} if it is none."
     try: return parse_header(stream.readline(LINE_LIMIT))
     except UserError: return {}
 
+# %% ../nbs/00b_read.ipynb #be26a41c
 def read_tar(stream: BinaryIO, faces: Collector, packed: int) -> Dataset:
     "The first table in a tar stream that took `packed` bytes."
     with tarfile.open(fileobj=stream, mode='r|') as archive:
@@ -416,6 +427,7 @@ def read_tar(stream: BinaryIO, faces: Collector, packed: int) -> Dataset:
                 return read_table(table, columns, faces, info.size)
     raise UserError('no csv with pixels inside; unpack it, and name the folder')
 
+# %% ../nbs/00b_read.ipynb #98920746
 def read_stream(stream: BinaryIO, faces: Collector, size: int) -> Dataset:
     "A csv, a tar, or either one compressed by gzip: the first bytes tell."
     head = stream.peek(512)
@@ -428,7 +440,7 @@ def read_stream(stream: BinaryIO, faces: Collector, size: int) -> Dataset:
     if head[257:262] == b'ustar': return read_tar(stream, faces, size)
     return read_table(stream, parse_header(stream.readline(LINE_LIMIT)), faces, size)
 
-# %% ../nbs/00b_read.ipynb #bd16f8d4
+# %% ../nbs/00b_read.ipynb #a0d391e3
 def choose_table(members: list[Member]) -> Member | None:
     "The csv with pixels that has most of the `COLUMNS`, or None. Raises `UserError` if two are as good."
     ranked = {}
@@ -440,12 +452,13 @@ def choose_table(members: list[Member]) -> Member | None:
     if len(best) > 1: raise UserError(f"more than one table with faces ({', '.join(member.path for member in best)}), expected one: name it by itself")
     return best[0]
 
+# %% ../nbs/00b_read.ipynb #9cf4a8f4
 def read_members(members: list[Member], folders: list[str], faces: Collector) -> Dataset:
     "What a folder or a zip holds: one table, or class folders, or a tarball with a table."
     table, images = choose_table(members), [member for member in members if member.path.lower().endswith(IMAGE_SUFFIXES)]
     if table and images: raise UserError(f'both a table ({table.path}) and images ({images[0].path}), expected one of them: name it by itself')
     if images:
-        others = [f'{len(members) - len(images):,} files that are no images were ignored.'] if len(members) > len(images) else []
+        others = (f'{len(members) - len(images):,} files that are no images were ignored.',) if len(members) > len(images) else ()
         return read_images(images, folders, faces, others)
     tarballs = [member for member in members if member.path.lower().endswith(('.tar', '.tar.gz', '.tgz'))]
     chosen = table or (tarballs[0] if len(tarballs) == 1 else None)
