@@ -24,7 +24,7 @@ Data = Annotated[Optional[str], typer.Option(metavar='PATH|kaggle|sample', help=
 Cache = Annotated[Optional[Path], typer.Option(help="Folder of the data cache. Default: $FER2013_CACHE, else the user's cache folder.")]
 OnBad = Annotated[str, typer.Option(metavar='raise|skip', help='What to do with rows and images that cannot be used.')]
 Run = Annotated[Optional[Path], typer.Option(help='Folder for the results. Default: outputs/ and the time.')]
-Preset = Annotated[Optional[str], typer.Option(help="'smoke' or 'quick'. Default: smoke for drawn faces, quick for photographs.")]
+Preset = Annotated[Optional[str], typer.Option(help="'smoke', 'quick' (10 minutes), 'standard' (an hour) or 'best' (for a graphics card). Default: smoke for drawn faces, quick for photographs.")]
 
 # %% ../nbs/07_cli.ipynb #96efec45
 def pairs(items: list[str]) -> dict[str, str]:
@@ -71,17 +71,21 @@ def prepare(data: Data = None, cache: Cache = None, on_bad: OnBad = 'raise'):
 # %% ../nbs/07_cli.ipynb #983fe6b4
 @app.command()
 def train(data: Data = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'. Default: the preset's.")] = None,
-          preset: Preset = None, run: Run = None, seed: Annotated[int, typer.Option(help='Weights, order and augmentation.')] = 0,
+          preset: Preset = None, run: Run = None, seed: Annotated[Optional[int], typer.Option(help='Weights, order and augmentation. Default: 0.')] = None,
           set_: Annotated[list[str], typer.Option('--set', metavar='NAME=VALUE', help='Change a setting of the preset, such as epochs=20; may be repeated.')] = [],
+          resume: Annotated[bool, typer.Option('--resume', help='Go on with the stopped training in --run, from its last finished epoch. It needs --data again, and nothing else.')] = False,
           cache: Cache = None, on_bad: OnBad = 'raise'):
     "Fit a network on Training, choose its epoch on PublicTest, write the run folder."
+    from fer2013_cnn.data import UserError
+    if resume and (not run or preset or model or seed is not None or set_): raise UserError('--resume goes with --run, --data, --cache and --on-bad only: the run folder knows its settings')
     changes = pairs(set_)
     faces = open_data(data, cache, on_bad)
-    from fer2013_cnn import train as training
-    from fer2013_cnn.run import new_run
-    settings = training.configure(preset or training.default_preset(faces), **(dict(seed=seed) | (dict(model=model) if model else {}) | changes))
+    from fer2013_cnn import recipe, train as training
+    from fer2013_cnn.run import new_run, read_run
+    if resume: settings = recipe.Settings(**read_run(run)['settings'])
+    else: settings = recipe.configure(preset or recipe.default_preset(faces), **({name: value for name, value in dict(seed=seed, model=model).items() if value is not None} | changes))
     print(f'Training {settings.model} for {settings.epochs} epochs on {faces.name} ({faces.kind}).')
-    run = training.train(faces, settings, run or new_run())
+    run = training.train(faces, None if resume else settings, run or new_run())
     print(f'Done: {run}. Next: fer2013 evaluate {run}')
 
 # %% ../nbs/07_cli.ipynb #6b2d773c

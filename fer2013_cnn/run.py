@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'write_json', 'now', 'versions', 'processor', 'machine', 'git_commit', 'describe_data', 'start_run',
-           'new_run', 'read_run', 'update_run', 'append_history', 'read_history', 'Predictions', 'predictions_path',
-           'save_predictions', 'load_predictions']
+           'new_run', 'read_run', 'update_run', 'append_history', 'keep_history', 'read_history', 'Predictions',
+           'predictions_path', 'save_predictions', 'load_predictions']
 
 # %% ../nbs/03a_run.ipynb #2c29aa37
 import json, os, platform, subprocess
@@ -95,6 +95,13 @@ def update_run(run: str | Path, **changes):
 def append_history(run: str | Path, **epoch):
     "Append one epoch to history.jsonl."
     with open(Path(run)/'history.jsonl', 'a', encoding='utf-8') as file: file.write(json.dumps(epoch) + '\n')
+
+def keep_history(run: str | Path, epochs: int):
+    "Drop the lines after the first `epochs`, whole or not: what a stopped training wrote after its last checkpoint."
+    path = Path(run)/'history.jsonl'
+    lines = path.read_text(encoding='utf-8').splitlines(keepends=True) if path.exists() else []
+    if len(lines) > epochs:
+        with replacing(path) as aside: aside.write_text(''.join(lines[:epochs]), encoding='utf-8')
 
 def read_history(run: str | Path) -> pd.DataFrame:
     "All epochs so far, a row each. Raises `UserError` if there is none."
