@@ -4,6 +4,7 @@ import filecmp
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.ipynb'))
 REPORTS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs'/'reports').glob('[!_.]*.ipynb'))
-IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'train', 'evaluate', 'predict', 'report', 'cli']
+IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'recipe', 'train', 'evaluate', 'pretrained', 'predict', 'report', 'cli']
 QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
 if os.environ.get('FER2013_DATA') not in (None, '', 'sample', 'kaggle'):
     QUIET['FER2013_DATA'] = str(Path(os.environ['FER2013_DATA']).resolve())  # the notebooks run in their own folder
@@ -132,7 +133,8 @@ def test_the_audit_is_a_report_too(tmp_path):
 def test_shuffled_labels_teach_nothing(tmp_path):
     import numpy as np
     from fer2013_cnn.data import drawn_faces
-    from fer2013_cnn.train import configure, predict_split, train
+    from fer2013_cnn.recipe import configure
+    from fer2013_cnn.train import predict_split, train
     faces = drawn_faces()
     labels = np.where(faces.splits == 0, np.random.default_rng(0).permutation(faces.labels), faces.labels)
     faces = replace(faces, labels=labels.astype(np.uint8))
@@ -153,6 +155,64 @@ def test_a_killed_report_leaves_no_page(tmp_path):
     assert not any((run/name).exists() for name in ('report.html', 'report.ipynb'))
 
 
+@pytest.fixture(scope='module')
+def few_faces(tmp_path_factory):
+    "A csv with 210 drawn faces to learn from."
+    from fer2013_cnn.data import SPLITS, drawn_faces
+    faces, path = drawn_faces((210, 70, 70)), tmp_path_factory.mktemp('few')/'faces.csv'
+    lines = [f"{label},{' '.join(map(str, image.ravel()))},{SPLITS[split]}" for image, label, split in zip(faces.images, faces.labels, faces.splits)]
+    path.write_text('\n'.join(['emotion,pixels,Usage', *lines, '']))
+    return path
+
+
+def stop_after(epochs, words, run, how):
+    "Start `fer2013 train`, send it a signal when its history has so many lines, and return what it said."
+    process = subprocess.Popen([BIN/'fer2013', 'train', *map(str, words)], env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    history = run/'history.jsonl'
+    while process.poll() is None and not (history.exists() and history.read_text().count('\n') >= epochs):
+        time.sleep(.02)
+    process.send_signal(how)
+    return process.communicate()[1], process.returncode
+
+
+def test_a_killed_training_resumes_bit_for_bit(few_faces, tmp_path):
+    import numpy as np
+    from fer2013_cnn.train import load_network
+    whole, killed = tmp_path/'whole', tmp_path/'killed'
+    recipe = ['--data', few_faces, '--preset', 'smoke', '--set', 'epochs=4', '--set', 'batch_size=16']
+    assert call('fer2013', 'train', *recipe, '--run', whole).returncode == 0
+    again = ['--data', few_faces, '--run', killed, '--resume']
+    assert stop_after(1, [*recipe, '--run', killed], killed, signal.SIGKILL)[1] == -signal.SIGKILL
+    said, code = stop_after(2, again, killed, signal.SIGINT)
+    assert code == 1 and said.count('\n') == 1 and f'fer2013 train --resume --run {killed}' in said
+    assert call('fer2013', 'train', *again).returncode == 0
+    histories = [[{**json.loads(line), 'seconds': 0} for line in (run/'history.jsonl').read_text().splitlines()] for run in (whole, killed)]
+    assert len(histories[0]) == 4 and histories[0] == histories[1]
+    assert all(np.array_equal(*pair) for pair in zip(*(load_network(run).get_weights() for run in (whole, killed)), strict=True))
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT/'fer2013_cnn'/'weights').glob('*.json')))
+def test_pretrained_scores_what_its_card_says(name):
+    import numpy as np
+    import fer2013_cnn
+    from fer2013_cnn.data import load
+    from fer2013_cnn.pretrained import pretrained_card
+    network, card = fer2013_cnn.load_pretrained(name), pretrained_card(name)
+    assert network.count_params() == card['parameters'] < dict(small=300_000, base=2_000_000)[name]
+    if not os.environ.get('FER2013_DATA', '').endswith('.csv'):
+        pytest.skip('needs fer2013.csv')
+    faces = load()
+    rows = faces.rows('PublicTest')
+    assert faces.fingerprint == card['data']['fingerprint']
+    answers = network.predict(faces.images[rows][..., None], batch_size=256, verbose=0).argmax(1)
+    assert np.mean(answers == faces.labels[rows]) == pytest.approx(card['metrics']['PublicTest']['accuracy'], abs=.002)
+
+
+def test_importing_the_package_stays_light():
+    done = call('python', '-c', "import sys, fer2013_cnn; print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])")
+    assert done.stdout == '[]\n'
+
+
 def test_papermill_runs_a_report_directly(tmp_path):
     done = call('papermill', ROOT/'nbs/reports/benchmark.ipynb', tmp_path/'out.ipynb', '-p', 'data', 'sample', '-p', 'run', tmp_path/'run', '-p', 'repeats', 1)
     assert done.returncode == 0 and (tmp_path/'run'/'benchmark.json').exists()
@@ -160,7 +220,9 @@ def test_papermill_runs_a_report_directly(tmp_path):
 
 @pytest.mark.parametrize('words, says', [
     (['report', '--data', 'sample', '--preset', 'fast'], "no preset is named 'fast', choose one of smoke, quick"),
-    (['train', '--data', 'sample', '--model', 'vgg99'], "no model is named 'vgg99', choose one of simple, resnet10, mini_xception")], ids=lambda value: value if isinstance(value, str) else '')
+    (['train', '--data', 'sample', '--set', 'distillation=.5'], 'teacher and distillation go together'),
+    (['train', '--data', 'sample', '--resume', '--seed', '1'], '--resume goes with --run, --data'),
+    (['train', '--data', 'sample', '--model', 'vgg99'], "no model is named 'vgg99', choose one of simple, mini_xception, vgg")], ids=lambda value: value if isinstance(value, str) else '')
 def test_a_mistake_costs_one_line(words, says, tmp_path):
     done = call('fer2013', *words, '--run', tmp_path/'run')
     assert done.returncode == 1
