@@ -109,9 +109,10 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a finished run.
 # %% ../nbs/07_cli.ipynb #344e0581
 @app.command()
 def models():
-    "The networks: parameters and multiply-accumulate operations (MACs) for one face."
+    "The networks: parameters, multiply-accumulate operations (MACs) for one face, and the PrivateTest accuracy of the pretrained ones."
     from fer2013_cnn.model import zoo_table
-    show_table(zoo_table(), 'Networks for --model')
+    from fer2013_cnn.pretrained import measured
+    show_table(zoo_table().join(measured()).fillna(''), 'Networks for --model')
 
 # %% ../nbs/07_cli.ipynb #0415a46b
 @app.command()

@@ -53,7 +53,7 @@ class Settings:
 
 # %% ../nbs/03b_recipe.ipynb #c4d122b1
 photographs = Settings(rotation=.03, zoom=.1, erasing=.25)
-PRESETS = dict(smoke=Settings(epochs=8, batch_size=64),
+PRESETS = dict(smoke=Settings(epochs=8, batch_size=64, averaging=.9),
                quick=Settings(epochs=12),
                standard=replace(photographs, model='base', epochs=28),
                best=replace(photographs, model='large', epochs=120, averaging=.998))
