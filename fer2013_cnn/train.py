@@ -55,14 +55,13 @@ def save_checkpoint(path: Path, trainer: keras.Model, **progress):
     with replacing(path) as aside: np.savez(aside, *map(np.asarray, state(trainer)), **progress)
 
 def load_checkpoint(path: Path, trainer: keras.Model) -> dict:
-    "Set all of `state`; returns the numbers. Raises `UserError` for a missing, damaged or foreign checkpoint."
+    "Set all of `state`; returns the numbers. Raises `UserError` for a damaged or foreign checkpoint."
     try:
         with np.load(path, allow_pickle=False) as kept:
             variables = state(trainer)
             values = [kept[f'arr_{i}'] for i in range(len(variables))]
             progress = {name: kept[name].item() for name in kept.files if not name.startswith('arr_')}
         for variable, value in zip(variables, values): variable.assign(value)
-    except FileNotFoundError: raise UserError(f'{path.parent.parent} has no checkpoint to resume from') from None
     except Exception as error: raise UserError(f'{path} cannot be used ({type(error).__name__}): start again in another folder') from None
     return progress
 
@@ -208,7 +207,8 @@ def fit(run: Path, faces: Dataset, settings: Settings, wanted: np.ndarray, resum
     network = build(settings.model, len(faces.class_names))
     trainer = wrap(network, settings, len(training))
     check_room(run, trainer)
-    progress = load_checkpoint(run/'checkpoint'/'state.npz', trainer) if resume else dict(epoch=0)
+    checkpoint = run/'checkpoint'/'state.npz'
+    progress = load_checkpoint(checkpoint, trainer) if resume and checkpoint.exists() else dict(epoch=0)
     done = progress.pop('epoch')
     keep_history(run, done)
     recorder = Recorder(run, network, Batches(faces.images[training], wanted, settings), **progress)

@@ -253,3 +253,5 @@ def test_the_wheel_reports_by_itself(tmp_path):
     where = subprocess.run([python, '-c', 'import fer2013_cnn.report as r; print(r.reports_folder())'], cwd=tmp_path, capture_output=True, text=True)
     assert where.stdout.startswith(str(tmp_path/'venv'))
     assert (tmp_path/'elsewhere'/'run'/'report.html').exists()
+    weights = subprocess.run([python, '-c', "import fer2013_cnn; print(fer2013_cnn.load_pretrained('small').count_params())"], cwd=tmp_path, capture_output=True, text=True)
+    assert 200_000 < int(weights.stdout) < 300_000, weights.stderr
