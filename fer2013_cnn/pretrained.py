@@ -56,6 +56,7 @@ def duration(card: dict) -> str:
 def card_text(name: str, card: dict) -> str:
     "A model card in Markdown (after Mitchell et al. 2019, arXiv 1810.03993)."
     settings, data, machine = card['settings'], card['data'], card['machine']
+    opened = len(card['private_test_opened'])
     recipe = ', '.join(f'{setting}={value}' for setting, value in settings.items() if value != '')
     return f"""# {name}
 
@@ -65,7 +66,7 @@ One network for 48 × 48 grey faces, {card['parameters']:,} parameters: `fer2013
 |---|---|---|---|
 {score_rows(card)}
 
-In brackets: 95 % bootstrap intervals. One view a face. The epoch ({card['selected_epoch']} of {settings['epochs']}) was chosen on {card['selected_on']}, whose scores are therefore a little too good; PrivateTest chose nothing and was opened {len(card['private_test_opened'])} time(s).
+In brackets: 95 % bootstrap intervals. One view a face. The epoch ({card['selected_epoch']} of {settings['epochs']}) was chosen on {card['selected_on']}, whose scores are therefore a little too good; PrivateTest chose nothing and was opened {'once' if opened == 1 else f'{opened} times'}.
 
 * **Data**: {data['name']}, {data['kind']}, fingerprint `{data['fingerprint']}`.{' Beside the labels it learned from FER+ votes on Training.' if settings['votes'] else ''}{f" Its labels were mixed with the answers of {settings['teacher']}." if settings['teacher'] else ''}
 * **Recipe**: {recipe}.
