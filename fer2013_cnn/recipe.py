@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'photographs', 'PRESETS', 'Settings', 'default_preset', 'configure', 'targets', 'with_votes', 'label_loss',
-           'label_accuracy', 'augmentation', 'one_cycle', 'ConvolutionMuon', 'optimizer']
+           'label_accuracy', 'augmentation', 'mix', 'one_cycle', 'ConvolutionMuon', 'optimizer']
 
 # %% ../nbs/03b_recipe.ipynb #92ee60ca
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,7 @@ from keras import layers
 
 # %% ../nbs/03b_recipe.ipynb #af38607f
 LIMITS = dict(epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
-              label_smoothing=(0, .99), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), erasing=(0, 1),
+              label_smoothing=(0, .99), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), erasing=(0, 1), mixup=(0, 10),
               distillation=(0, 1), votes_weight=(0, 10), seed=(0, 2**31 - 1))
 
 # %% ../nbs/03b_recipe.ipynb #2f251207
@@ -38,6 +38,7 @@ class Settings:
     rotation: float = 0.          # turn up to this share of a full turn
     zoom: float = 0.              # enlarge or shrink up to this share
     erasing: float = 0.           # share of the faces in which a rectangle is blotted out
+    mixup: float = 0.             # both parameters of the beta distribution of the mixing ratio; 0: faces are not mixed
     teacher: str = ''             # finished runs to learn from, separated by commas
     distillation: float = 0.      # share of the teachers' answers in the labels
     votes: str = ''               # fer2013new.csv of FER+, to learn from its votes as well
@@ -112,6 +113,18 @@ def augmentation(settings: Settings) -> keras.Sequential:
     if settings.zoom: steps.append(layers.RandomZoom(settings.zoom, fill_mode='nearest'))
     if settings.erasing: steps.append(layers.RandomErasing(settings.erasing, scale=(.02, .2)))
     return keras.Sequential(steps, name='augmentation')
+
+# %% ../nbs/03b_recipe.ipynb #71e3bbfc
+def mix(images: np.ndarray,   # float32 (N, 48, 48, 1)
+        targets: np.ndarray,  # float32 (N, C)
+        alpha: float,         # both parameters of the beta distribution that the ratios come from
+        generator: np.random.Generator
+       ) -> tuple[np.ndarray, np.ndarray]:
+    "Mixup: each face and target with a share, of one half or more, and the rest of another's in the batch."
+    share, other = generator.beta(alpha, alpha, len(images)).astype(np.float32), generator.permutation(len(images))
+    share = np.maximum(share, 1 - share)
+    blend = lambda values: values*(ratio := share.reshape(-1, *[1]*(values.ndim - 1))) + values[other]*(1 - ratio)
+    return blend(images), blend(targets)
 
 # %% ../nbs/03b_recipe.ipynb #d70a90dc
 def one_cycle(settings: Settings,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .audit import no_train_duplicate
 from .data import SPLITS, Dataset, UserError, load_votes, replacing
 from .model import build
-from .recipe import Settings, augmentation, label_accuracy, label_loss, optimizer, targets, with_votes
+from .recipe import Settings, augmentation, label_accuracy, label_loss, mix, optimizer, targets, with_votes
 from .run import (Predictions, append_history, describe_data, keep_history, now, read_run, save_predictions,
                              start_run, update_run)
 import keras  # after .model, which imports it quietly
@@ -31,12 +31,15 @@ class Batches(keras.utils.PyDataset):
         self.images, self.targets, self.settings = images, targets, settings
         self.begin(epoch=0)
 
-    def begin(self, epoch: int): self.order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.images))
+    def begin(self, epoch: int):
+        self.epoch, self.order = epoch, np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.images))
     def __len__(self): return -(-len(self.images)//self.settings.batch_size)
 
     def __getitem__(self, batch):
         rows = self.order[batch*self.settings.batch_size:][:self.settings.batch_size]
-        return self.images[rows][..., None].astype(np.float32), self.targets[rows]
+        images, targets = self.images[rows][..., None].astype(np.float32), self.targets[rows]
+        if not self.settings.mixup: return images, targets
+        return mix(images, targets, self.settings.mixup, np.random.default_rng([self.settings.seed, self.epoch, batch]))
 
 # %% ../nbs/03_train.ipynb #e972dcd9
 def seed_generators(trainer: keras.Model, seed: int, epoch: int):

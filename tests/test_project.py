@@ -179,7 +179,7 @@ def test_a_killed_training_resumes_bit_for_bit(few_faces, tmp_path):
     import numpy as np
     from fer2013_cnn.train import load_network
     whole, killed = tmp_path/'whole', tmp_path/'killed'
-    recipe = ['--data', few_faces, '--preset', 'smoke', '--set', 'epochs=4', '--set', 'batch_size=16']
+    recipe = ['--data', few_faces, '--preset', 'smoke', '--set', 'epochs=4', '--set', 'batch_size=16', '--set', 'mixup=.4']
     assert call('fer2013', 'train', *recipe, '--run', whole).returncode == 0
     again = ['--data', few_faces, '--run', killed, '--resume']
     assert stop_after(1, [*recipe, '--run', killed], killed, signal.SIGKILL)[1] == -signal.SIGKILL
