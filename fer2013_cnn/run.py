@@ -9,7 +9,7 @@ __all__ = ['PACKAGES', 'write_json', 'now', 'versions', 'processor', 'machine', 
 
 # %% ../nbs/03a_run.ipynb #2c29aa37
 import json, os, platform, subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -117,25 +117,32 @@ class Predictions:
     probabilities: np.ndarray  # float32 (N, C), each row sums to 1
     unleaked: np.ndarray       # bool (N,), no pixel-identical copy in Training
     class_names: np.ndarray = field(default_factory=lambda: np.array(CLASSES))
+    brightness: np.ndarray = field(default_factory=lambda: np.empty(0))  # (N,), mean grey value; empty: not known
+    split: str = 'PublicTest'
 
     @property
     def classes(self) -> np.ndarray:
         "The most probable class of each face, int (N,)."
         return self.probabilities.argmax(1)
 
+    def of(self, kept: np.ndarray) -> 'Predictions':
+        "Those of the faces where `kept`, bool (N,), is true."
+        return replace(self, **{name: values[kept] for name, values in vars(self).items() if name not in ('class_names', 'split') and len(values)})
+
 # %% ../nbs/03a_run.ipynb #446db62d
-def predictions_path(run: str | Path, split: str) -> Path:
+def predictions_path(run: str | Path, split: str, views: int = 1) -> Path:
     "Where the predictions of a split are kept."
-    return Path(run)/f'predictions-{split}.npz'
+    return Path(run)/f"predictions-{split}{'' if views == 1 else f'-{views}-views'}.npz"
 
-def save_predictions(run: str | Path, split: str, predictions: Predictions):
+def save_predictions(run: str | Path, predictions: Predictions, views: int = 1):
     "Write predictions-<split>.npz, all or nothing."
-    with replacing(predictions_path(run, split)) as aside: np.savez_compressed(aside, **vars(predictions))
+    kept = {name: values for name, values in vars(predictions).items() if name != 'split'}
+    with replacing(predictions_path(run, predictions.split, views)) as aside: np.savez_compressed(aside, **kept)
 
-def load_predictions(run: str | Path, split: str) -> Predictions:
+def load_predictions(run: str | Path, split: str, views: int = 1) -> Predictions:
     "Read predictions-<split>.npz. Raises `UserError` if there is none or it is damaged."
-    path = predictions_path(run, split)
-    if not path.exists(): raise UserError(f'{run} has no predictions for {split}')
+    path = predictions_path(run, split, views)
+    if not path.exists(): raise UserError(f"{run} has no predictions for {split}{'' if views == 1 else f' with {views} views'}")
     try:
-        with np.load(path, allow_pickle=False) as arrays: return Predictions(**arrays)
+        with np.load(path, allow_pickle=False) as arrays: return Predictions(**arrays, split=split)
     except Exception as error: raise UserError(f'{path} is damaged ({type(error).__name__})') from None

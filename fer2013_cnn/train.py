@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .audit import no_train_duplicate
+from .audit import brightness, no_train_duplicate
 from .data import SPLITS, Dataset, UserError, load_votes, replacing
 from .model import build
 from .recipe import Settings, augmentation, label_accuracy, label_loss, mix, optimizer, targets, with_votes
 from .run import (Predictions, append_history, describe_data, keep_history, now, read_run, save_predictions,
                              start_run, update_run)
+from .views import answer
 import keras  # after .model, which imports it quietly
 
 # %% ../nbs/03_train.ipynb #308da7ef
@@ -140,18 +141,19 @@ def load_network(run: str | Path) -> keras.Model:
 # %% ../nbs/03_train.ipynb #d516910a
 def predict_split(run: str | Path,  # a finished run
                   faces: Dataset,   # the data it was trained on
-                  split: str        # 'PublicTest' or 'PrivateTest'
+                  split: str,       # 'PublicTest' or 'PrivateTest'
+                  views: int = 1    # of each face, see `fer2013_cnn.views`
                  ) -> Predictions:
-    "Predict a split, one view a face, and write predictions-<split>.npz. Raises `UserError` for other data or an unknown split."
+    "Predict a split and write predictions-<split>.npz. Raises `UserError` for other data or an unknown split."
     if split not in SPLITS[1:]: raise UserError(f"no test split is named {split!r}, choose one of {', '.join(SPLITS[1:])}")
     about = read_run(run)
     if faces.fingerprint != about['data']['fingerprint']: raise UserError(f"{run} was trained on other data ({about['data']['name']})")
     network = load_network(run)
     if split == 'PrivateTest': update_run(run, private_test_opened=read_run(run)['private_test_opened'] + [now()])
     rows = faces.rows(split)
-    predictions = Predictions(rows, faces.labels[rows], network.predict(faces.images[rows][..., None], batch_size=256, verbose=0),
-                              no_train_duplicate(faces)[rows], np.array(faces.class_names))
-    save_predictions(run, split, predictions)
+    predictions = Predictions(rows, faces.labels[rows], answer(network, faces.images[rows][..., None], views),
+                              no_train_duplicate(faces)[rows], np.array(faces.class_names), brightness(faces.images[rows]), split)
+    save_predictions(run, predictions, views)
     return predictions
 
 # %% ../nbs/03_train.ipynb #99795f12
@@ -162,8 +164,7 @@ def teach(faces: Dataset,
     answers = []
     for run in teachers.split(','):
         if read_run(run)['data']['fingerprint'] != faces.fingerprint: raise UserError(f'{run} was trained on other data and cannot teach')
-        images = faces.images[faces.rows('Training')][..., None]
-        answers += [load_network(run).predict(view, batch_size=256, verbose=0) for view in (images, images[:, :, ::-1])]
+        answers.append(answer(load_network(run), faces.images[faces.rows('Training')][..., None], views=2))
     return np.mean(answers, axis=0)
 
 # %% ../nbs/03_train.ipynb #f29add33

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.ipynb'))
 REPORTS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs'/'reports').glob('[!_.]*.ipynb'))
-IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'recipe', 'train', 'evaluate', 'pretrained', 'predict', 'report', 'cli']
+IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'views', 'recipe', 'train', 'evaluate', 'figures', 'compare', 'pretrained', 'assess', 'explain', 'noise', 'predict', 'report', 'cli']
 QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
 if os.environ.get('FER2013_DATA') not in (None, '', 'sample', 'kaggle'):
     QUIET['FER2013_DATA'] = str(Path(os.environ['FER2013_DATA']).resolve())  # the notebooks run in their own folder
