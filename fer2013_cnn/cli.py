@@ -92,19 +92,25 @@ def train(data: Data = None, model: Annotated[Optional[str], typer.Option(help="
 @app.command()
 def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
              split: Annotated[str, typer.Option(help='PublicTest, or PrivateTest: opened at the very end, and noted in run.json.')] = 'PublicTest',
+             views: Annotated[int, typer.Option(metavar='1|2|10', help='Looks at each face: as it is, also mirrored, also shifted.')] = 1,
+             votes: Annotated[Optional[str], typer.Option(help='fer2013new.csv of FER+, to be scored against as well.')] = None,
              data: Data = None, cache: Cache = None):
-    "Score a run on a test split, with 95 % intervals, on all faces and on those without a copy in Training."
-    from fer2013_cnn.data import SPLITS, UserError
-    from fer2013_cnn.evaluate import class_table, evaluate_run, headline_table
+    "Score a run on a test split, with 95 % intervals: all faces, those without a copy in Training, dark and bright ones."
+    from fer2013_cnn.data import SPLITS, UserError, load_votes
+    from fer2013_cnn.evaluate import PROBABILITIES, class_table, evaluate_run, measure_table
     from fer2013_cnn.run import predictions_path, read_run
     if split not in SPLITS[1:]: raise UserError(f"no test split is named {split!r}, choose one of {', '.join(SPLITS[1:])}")
-    about = read_run(run)
-    if not predictions_path(run, split).exists():
+    about, known = read_run(run), predictions_path(run, split, views).exists()
+    faces = open_data(data, cache) if votes or not known else None
+    ferplus = load_votes(votes, faces) if votes else None
+    if not known:
         from fer2013_cnn.train import predict_split
-        predict_split(run, open_data(data, cache), split)
-    metrics = evaluate_run(run, split)
-    show_table(headline_table({split: metrics}), about['data']['kind'])
+        predict_split(run, faces, split, views)
+    metrics = evaluate_run(run, split, ferplus, views)
+    show_table(measure_table(metrics), f"{split}: {about['data']['kind']}; with 95 % intervals")
+    show_table(measure_table(metrics, PROBABILITIES), f'{split}, its probabilities')
     show_table(class_table(metrics), f'{split}, class by class, with 95 % intervals')
+    print(f"Written to {run/'metrics.json'}. As a page: fer2013 report evaluate_model --model {run}")
 
 # %% ../nbs/07_cli.ipynb #344e0581
 @app.command()
@@ -116,22 +122,29 @@ def models():
 
 # %% ../nbs/07_cli.ipynb #0415a46b
 @app.command()
-def report(name: Annotated[str, typer.Argument(help='train_and_evaluate, data_audit or benchmark.')] = 'train_and_evaluate',
-           data: Data = None, preset: Preset = None, run: Run = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'.")] = None,
+def report(name: Annotated[str, typer.Argument(help='train_and_evaluate, evaluate_model, compare_runs, data_audit or benchmark.')] = 'train_and_evaluate',
+           data: Data = None, preset: Preset = None, run: Run = None, model: Annotated[Optional[str], typer.Option(help="A network of 'fer2013 models'; for evaluate_model: a run folder, small, base, or a .keras file.")] = None,
            seed: Annotated[Optional[int], typer.Option(help='Weights, order and augmentation.')] = None,
            parameter: Annotated[list[str], typer.Option('--parameter', '-p', metavar='NAME=VALUE', help="Set a parameter of the notebook, such as epochs=20; may be repeated.")] = [],
+           list_: Annotated[bool, typer.Option('--list', help='List the report notebooks with their parameters, and stop.')] = False,
            cache: Cache = None, on_bad: Annotated[Optional[str], typer.Option(metavar='raise|skip', help='What to do with rows and images that cannot be used.')] = None):
     "Run a report notebook with papermill and write report.html; by default the main one: train, evaluate, show."
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from fer2013_cnn.data import SAMPLES, find_data, source_path
-    from fer2013_cnn.report import run_report
+    from fer2013_cnn.data import SAMPLES, UserError, find_data, source_path
+    from fer2013_cnn.report import check_parameters, list_reports, report_notebooks, run_report
+    if list_:
+        for title, table in list_reports().items(): show_table(table, title)
+        return
+    if name not in report_notebooks(): raise UserError(f"no report is named {name!r}, choose one of {', '.join(report_notebooks())}")
     given = {name: value for name, value in dict(data=data, preset=preset, model=model, seed=seed, cache=cache, on_bad=on_bad).items() if value is not None} | pairs(parameter)
-    source, _ = find_data(given.get('data'))
-    if source not in SAMPLES: source_path(source)  # a missing file shows at once, and a download shows its progress
+    check_parameters(report_notebooks()[name], given)
+    if name != 'compare_runs':
+        source, _ = find_data(given.get('data'))
+        if source not in SAMPLES: source_path(source)  # a missing file shows at once, and a download shows its progress
     with Progress(SpinnerColumn(), TextColumn('running the report'), TimeElapsedColumn(), transient=True) as progress:
         progress.add_task('')
         page = run_report(name, run=run, stdout=sys.stdout, parameters=given)
-    print(f'Report: {page}')
+    print(f"Report: {page}{' and .pdf' if page.with_suffix('.pdf').exists() else ''}")
 
 # %% ../nbs/07_cli.ipynb #2d906d00
 def main():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['YARDSTICKS', 'paired', 'split_names', 'short_names', 'run_table', 'paired_table', 'best_run', 'seed_table',
-           'plot_costs', 'plot_differences']
+           'plot_costs', 'write_runs', 'write_pairs', 'plot_differences', 'plot_learning']
 
 # %% ../nbs/04c_compare.ipynb #1dc072c0
 import json
@@ -15,13 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binomtest
 
 from .data import UserError
 from .evaluate import confusion, interval, intervals, percent, refuse_private, scores
 from .figures import BLUE, ORANGE
-from .run import Predictions, load_predictions, read_run
+from .run import Predictions, load_predictions, read_history, read_run
 
 # %% ../nbs/04c_compare.ipynb #21a97103
 def paired(first: Predictions, second: Predictions) -> dict:
@@ -105,6 +105,20 @@ def plot_costs(table: pd.DataFrame,  # of `run_table`, with columns for `costs`
     plt.close(fig)
     return fig
 
+# %% ../nbs/04c_compare.ipynb #f034037b
+def write_runs(table: pd.DataFrame  # of `run_table`
+              ) -> pd.DataFrame:
+    "The table of runs, to be read."
+    scores = {title: [percent(row[name], [row[low], row[high]]) for _, row in table.iterrows()] for title, name, low, high in
+              (('accuracy', 'accuracy', 'low', 'high'), ('macro-F1', 'macro_f1', 'f1_low', 'f1_high'))}
+    return table[['model', 'epochs', 'seed']].assign(**scores, **{'PrivateTest opened': table.opened})
+
+def write_pairs(table: pd.DataFrame  # of `paired_table`
+               ) -> pd.DataFrame:
+    "The table of differences, to be read."
+    return pd.DataFrame({name: {'points': f"{100*row.difference:+.1f} ({100*row.difference_ci95[0]:+.1f} to {100*row.difference_ci95[1]:+.1f})", 'only the first is right': row.only_first,
+                                'only the second': row.only_second, 'McNemar p': f'{row.p_value:.2g}' if row.p_value >= 1e-4 else '< 0.0001'} for name, row in table.iterrows()}).T
+
 # %% ../nbs/04c_compare.ipynb #8c81f111
 def plot_differences(table: pd.DataFrame  # of `paired_table`
                     ) -> Figure:
@@ -115,5 +129,19 @@ def plot_differences(table: pd.DataFrame  # of `paired_table`
     ax.errorbar(middle, range(len(table)), xerr=np.abs(ends.T - middle), fmt='o', color=BLUE, capsize=3)
     ax.axvline(0, color='grey', lw=.8)
     ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel='difference, points of accuracy', ylim=(len(table) - .5, -.5))
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/04c_compare.ipynb #f94325af
+def plot_learning(runs: list[Path]) -> Figure:
+    "PublicTest accuracy of each run by epoch."
+    fig, ax = plt.subplots(figsize=(7.5, 3), layout='constrained')
+    for (run, name), marker in zip(short_names(runs).items(), 'os^Dv*P' * len(runs)):
+        history = read_history(run)
+        ax.plot(history.epoch, history.val_accuracy, f'{marker}-', ms=4, lw=1.2, label=name)
+    ax.set(xlabel='epoch', ylabel='accuracy on PublicTest')
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(frameon=False)
     plt.close(fig)
     return fig
