@@ -46,7 +46,7 @@ setup(
     package_data={"fer2013_cnn": ["weights/*"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "noise": cfg["noise_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     cmdclass={"build_py": BuildWithReports},
     zip_safe=False,

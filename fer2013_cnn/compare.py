@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from scipy.stats import binomtest
 
 from .data import UserError
@@ -98,7 +98,9 @@ def plot_costs(table: pd.DataFrame,  # of `run_table`, with columns for `costs`
         points = pd.concat([table[[cost, 'accuracy']], yardsticks[[cost, 'accuracy']] if cost in yardsticks else None]).dropna().astype(float)
         for name, (place, accuracy) in points.iterrows(): ax.annotate(name, (place, accuracy), (6, -9 if name in ('fer', 'big_XCEPTION') else 3), textcoords='offset points', fontsize=8)
         ax.set(xscale='log', xlabel=title)
-        ax.margins(x=.25)
+        ax.margins(x=.35)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        if table[cost].max() < 1000: ax.xaxis.set(major_locator=FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500]), major_formatter=StrMethodFormatter('{x:g}'))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0, 0].set_ylabel('accuracy')
     axes[0, 0].legend(frameon=False, fontsize=8)

@@ -6,8 +6,8 @@
 __all__ = ['BINS', 'PER_CLASS', 'SUBSETS', 'MEASURES', 'ANSWERS', 'PROBABILITIES', 'confusion', 'scores', 'bootstrap', 'interval',
            'intervals', 'face_scores', 'confidence_bins', 'reliability', 'resample', 'areas', 'probability_scores',
            'refuse_private', 'temper', 'best_temperature', 'summarise', 'subsets', 'evaluate', 'evaluate_run',
-           'percent', 'headline_table', 'written', 'measure_table', 'calibration_table', 'headline', 'badges', 'front',
-           'about_data', 'about_run', 'class_table']
+           'percent', 'headline_table', 'written', 'measure_table', 'calibration_table', 'headline', 'badges',
+           'badge_line', 'front', 'about_data', 'about_run', 'class_table']
 
 # %% ../nbs/04_evaluate.ipynb #6a4bb9c6
 import json
@@ -89,13 +89,17 @@ def areas(is_class: np.ndarray,  # bool (N,)
          ) -> tuple:             # ROC areas and average precisions, (draws,) each
     "Area under the ROC curve and average precision, as scikit-learn defines them; 0 without a face of the class."
     order = np.argsort(-evidence, kind='stable')
-    ranked = -evidence[order]
-    above, upto = [np.searchsorted(ranked, ranked, side) for side in ('left', 'right')]  # faces with more evidence, and with as much or more
-    ours, others = weights[:, order]*is_class[order], weights[:, order]*~is_class[order]
-    hits, alarms = [np.pad(one.cumsum(1), ((0, 0), (1, 0))) for one in (ours, others)]
-    total, rest = hits[:, -1:], alarms[:, -1:]
-    roc = ours*(rest - (alarms[:, above] + alarms[:, upto])/2)/np.maximum(total*rest, 1)
-    precision = ours*hits[:, upto]/np.maximum((hits + alarms)[:, upto], 1)/np.maximum(total, 1)
+    ranked, places = -evidence[order], np.flatnonzero(is_class[order])
+    drawn = weights[:, order]
+    ours = drawn[:, places]
+    everyone, hits = [np.pad(one.cumsum(1), ((0, 0), (1, 0))) for one in (drawn, ours)]
+    def first(ends):  # of the class, and of the others, among the first `ends` of the ranking
+        found = hits[:, np.searchsorted(places, ends)]
+        return found, everyone[:, ends] - found
+    (_, above), (found, alarms) = [first(np.searchsorted(ranked, ranked[places], side)) for side in ('left', 'right')]
+    total, rest = first(np.array([len(order)]))
+    roc = ours*(rest - (above + alarms)/2)/np.maximum(total*rest, 1)
+    precision = ours*found/np.maximum(found + alarms, 1)/np.maximum(total, 1)
     return roc.sum(1), precision.sum(1)
 
 # %% ../nbs/04_evaluate.ipynb #fb9c270f
@@ -235,13 +239,17 @@ def badges(about: dict  # run.json
     views = [f"{about['views']} views a face"] if about.get('views', 1) > 1 else []
     return [kind, chosen, *votes, *views, f"PrivateTest opened {'once' if opened == 1 else f'{opened} times'}"]
 
+def badge_line(texts: list[str]) -> str:
+    "Badges as HTML."
+    return f"<p class='badges'>{' '.join(f'<span>{escape(text)}</span>' for text in texts)}</p>"
+
 def front(metrics: dict,  # the scores of one split
           about: dict     # run.json
          ) -> str:        # HTML
     "Badges, and the headline numbers with their intervals."
     tiles = {'accuracy': (metrics, 'accuracy'), 'accuracy, no copy in Training': (metrics['unleaked'], 'accuracy'), 'macro-F1': (metrics, 'macro_f1'), 'top-2 accuracy': (metrics, 'top2')}
     shown = [f"<div><b>{part[name]:.1%}</b><i>{percent(part[name], part[f'{name}_ci95']).split(' % ')[1]}</i>{title}</div>".replace('%', ' %') for title, (part, name) in tiles.items()]
-    return f"<p class='badges'>{' '.join(f'<span>{escape(badge)}</span>' for badge in badges(about))}</p><div class='tiles'>{''.join(shown)}</div>"
+    return f"{badge_line(badges(about))}<div class='tiles'>{''.join(shown)}</div>"
 
 # %% ../nbs/04_evaluate.ipynb #b2f75c36
 def about_data(data: dict,   # run.json's data

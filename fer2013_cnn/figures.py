@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'save_figure', 'plot_counts', 'draw_curves', 'plot_history', 'row_percent',
            'draw_confusion', 'plot_confusion', 'plot_mistakes', 'plot_ranking', 'plot_reliability', 'plot_headline',
-           'plot_times']
+           'surest', 'plot_times']
 
 # %% ../nbs/04b_figures.ipynb #77be55fc
 from pathlib import Path
@@ -154,6 +154,13 @@ def plot_headline(run: str | Path,           # a run with predictions
     draw_confusion(axes[1], row_percent(matrix), f'{split}: % of the label', predictions.class_names)
     plt.close(fig)
     return fig
+
+# %% ../nbs/04b_figures.ipynb #4c97746a
+def surest(predictions: Predictions, right: bool) -> np.ndarray:
+    "For each class that was answered, rightly or wrongly, the position of the face with the highest probability."
+    chosen = (predictions.classes == predictions.labels) == right
+    table = pd.DataFrame(dict(answer=predictions.classes, sure=predictions.probabilities.max(1)))[chosen]
+    return table.groupby('answer').sure.idxmax().to_numpy()
 
 # %% ../nbs/04b_figures.ipynb #d7c29c18
 def plot_times(times: dict,  # rival → measurements

@@ -91,9 +91,9 @@ def report(tmp_path_factory):
 
 def test_report_leaves_everything(report):
     wanted = {'report.html', 'report.ipynb', 'metrics.json', 'history.jsonl', 'model.keras', 'model.h5', 'run.json', 'figures',
-              'checkpoint', 'predictions-PublicTest.npz', 'predictions-PrivateTest.npz'}
-    assert {path.name for path in report.iterdir()} == wanted
-    assert len(list((report/'figures').glob('*.png'))) == 7
+              'model_card.md', 'checkpoint', 'predictions-PublicTest.npz', 'predictions-PrivateTest.npz'}
+    assert {path.name for path in report.iterdir()} - {'report.pdf'} == wanted  # the pdf where there is a browser
+    assert len(list((report/'figures').glob('*.png'))) == len(list((report/'figures').glob('*.svg'))) == 11
 
 
 def test_report_scores_drawn_faces(report):
@@ -107,7 +107,9 @@ def test_report_page_stands_alone(report):
     page = (report/'report.html').read_text()
     assert 'drawn faces (not FER2013)' in page
     assert [word for word in ('<script', '<link', 'src="http', 'import ', 'Traceback') if word in page] == []
-    assert page.count('<img') == 7
+    assert page.count('<img') == page.count('alt="') == 11
+    score = json.loads((report/'metrics.json').read_text())['PrivateTest']['accuracy']
+    assert f'| PrivateTest, all | 700 | {score:.1%}'.rstrip('%') in (report/'model_card.md').read_text()
 
 
 def test_evaluating_again_gives_the_same_numbers(report):
@@ -120,6 +122,39 @@ def test_evaluating_again_gives_the_same_numbers(report):
 def test_a_second_report_keeps_the_first(report):
     done = call('fer2013', 'report', '--data', 'sample', '--run', report)
     assert done.returncode == 1 and 'already holds a run' in done.stderr
+
+
+def files(folder):
+    "Figures and metrics of a report, as bytes."
+    return {path.name: path.read_bytes() for path in [folder/'metrics.json', *(folder/'figures').iterdir()]}
+
+
+def test_assessing_a_run_twice_gives_the_same_figures_and_opens_nothing(report, tmp_path):
+    for name in ('one', 'two'):
+        done = call('fer2013', 'report', 'evaluate_model', '--model', report, '--data', 'sample', '--run', tmp_path/name)
+        assert (done.returncode, done.stderr) == (0, '')
+    assert files(tmp_path/'one') == files(tmp_path/'two')
+    assert json.loads((tmp_path/'one'/'metrics.json').read_text())['PrivateTest'] == json.loads((report/'metrics.json').read_text())['PrivateTest']
+    assert len(json.loads((report/'run.json').read_text())['private_test_opened']) == 1
+    page = (tmp_path/'one'/'report.html').read_text()
+    assert page.count('<img') == page.count('alt="') == 6 and '<script' not in page
+
+
+def test_a_run_is_no_better_than_its_copy(report, tmp_path):
+    shutil.copytree(report, tmp_path/'again')
+    done = call('fer2013', 'report', 'compare_runs', '-p', f"runs={report},{tmp_path/'again'}", '--run', tmp_path/'compared')
+    assert (done.returncode, done.stderr) == (0, '')
+    (difference,) = json.loads((tmp_path/'compared'/'comparison.json').read_text())['differences'].values()
+    assert (difference['difference'], difference['p_value']) == (0, 1)
+    assert 'Which run is better?' in (tmp_path/'compared'/'report.html').read_text()
+
+
+def test_reports_say_what_they_take():
+    done = call('fer2013', 'report', '--list')
+    assert done.returncode == 0
+    for path in REPORTS:
+        assert f'{path.stem}: ' in done.stdout
+    assert call('fer2013', 'report', 'compare_runs', '-p', 'runs=one').returncode == 1
 
 
 def test_the_audit_is_a_report_too(tmp_path):
@@ -210,6 +245,12 @@ def test_pretrained_scores_what_its_card_says(name):
 
 def test_importing_the_package_stays_light():
     done = call('python', '-c', "import sys, fer2013_cnn; print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])")
+    assert done.stdout == '[]\n'
+
+
+def test_evaluation_needs_no_network():
+    modules = ', '.join(f'fer2013_cnn.{name}' for name in ('data', 'audit', 'run', 'views', 'evaluate', 'figures', 'compare'))
+    done = call('python', '-c', f"import sys, {modules}; print([name for name in ('keras', 'tensorflow') if name in sys.modules])")
     assert done.stdout == '[]\n'
 
 
