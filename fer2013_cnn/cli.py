@@ -118,7 +118,9 @@ def models():
     "The networks: parameters, multiply-accumulate operations (MACs) for one face, and the PrivateTest accuracy of the pretrained ones."
     from fer2013_cnn.model import zoo_table
     from fer2013_cnn.pretrained import measured
-    show_table(zoo_table().join(measured()).fillna(''), 'Networks for --model')
+    zoo = zoo_table()
+    show_table(zoo.drop(columns='source').join(measured()).fillna(''), 'Networks for --model')
+    for name, source in zoo.source.items(): print(f'{name}: {source}')
 
 # %% ../nbs/07_cli.ipynb #0415a46b
 @app.command()

@@ -46,7 +46,7 @@ def plot_counts(faces: Dataset) -> Figure:
     counts = faces.counts()
     fig, ax = plt.subplots(figsize=(7.5, 2.8), layout='constrained')
     counts.T.div(counts.sum(axis=1)).plot.bar(ax=ax, color=[BLUE, ORANGE, GREEN], width=.8, rot=0)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(title=f'Class balance: {faces.name}', xlabel='', ylabel='share of the split')
     ax.legend([f'{split} ({n:,} faces)' for split, n in counts.sum(axis=1).items()], ncols=3, frameon=False, loc='lower center', bbox_to_anchor=(.5, -.32))
     plt.close(fig)

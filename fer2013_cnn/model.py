@@ -7,7 +7,7 @@ __all__ = ['ZOO', 'quiet_stderr', 'simple', 'convolve', 'residual_block', 'resne
            'mini_xception', 'vgg', 'resnet18', 'build', 'layer_macs', 'describe', 'zoo_table']
 
 # %% ../nbs/02_model.ipynb #95fb3689
-import os
+import logging, os
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,6 +27,7 @@ def quiet_stderr():
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # the same for later notes; both are read once, at the first import
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # the faster convolutions, which TensorFlow leaves off on many processors
+logging.getLogger('tensorflow').setLevel(logging.ERROR)  # advice on speed to those who predict with many networks
 with quiet_stderr(): import keras
 from keras import layers
 

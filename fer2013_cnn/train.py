@@ -19,8 +19,8 @@ from .audit import brightness, no_train_duplicate
 from .data import SPLITS, Dataset, UserError, load_votes, replacing
 from .model import build
 from .recipe import Settings, augmentation, label_accuracy, label_loss, mix, optimizer, targets, with_votes
-from .run import (Predictions, append_history, describe_data, keep_history, now, read_run, save_predictions,
-                             start_run, update_run)
+from .run import (Predictions, append_history, describe_data, git_commit, keep_history, now, read_run,
+                             save_predictions, start_run, update_run, versions)
 from .views import answer
 import keras  # after .model, which imports it quietly
 
@@ -237,7 +237,7 @@ def reopen(run: Path, faces: Dataset) -> Settings:
     if about['finished']: raise UserError(f'{run} is finished: there is nothing to resume')
     if about['data']['fingerprint'] != faces.fingerprint: raise UserError(f"{run} was begun on other data ({about['data']['name']})")
     if about['backend'] != keras.backend.backend(): raise UserError(f"{run} was begun with KERAS_BACKEND={about['backend']}")
-    update_run(run, resumed=[*about.get('resumed', []), now()])
+    update_run(run, resumed=[*about.get('resumed', []), dict(at=now(), git_commit=git_commit(), versions=versions())])
     return Settings(**about['settings'])
 
 # %% ../nbs/03_train.ipynb #6aa92b81
