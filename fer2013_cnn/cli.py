@@ -96,6 +96,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a finished run.
              votes: Annotated[Optional[str], typer.Option(help='fer2013new.csv of FER+, to be scored against as well.')] = None,
              data: Data = None, cache: Cache = None):
     "Score a run on a test split, with 95 % intervals: all faces, those without a copy in Training, dark and bright ones."
+    import pandas as pd
     from fer2013_cnn.data import SPLITS, UserError, load_votes
     from fer2013_cnn.evaluate import PROBABILITIES, class_table, evaluate_run, measure_table
     from fer2013_cnn.run import predictions_path, read_run
@@ -107,10 +108,10 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a finished run.
         from fer2013_cnn.train import predict_split
         predict_split(run, faces, split, views)
     metrics = evaluate_run(run, split, ferplus, views)
-    show_table(measure_table(metrics), f"{split}: {about['data']['kind']}; with 95 % intervals")
-    show_table(measure_table(metrics, PROBABILITIES), f'{split}, its probabilities')
+    measures = pd.concat([measure_table(metrics), measure_table(metrics, PROBABILITIES).drop(columns='faces')], axis=1).T
+    show_table(measures.filter(['all', 'no copy in Training', 'against FER+ majority']), f"{split}: {about['data']['kind']}; with 95 % intervals")
     show_table(class_table(metrics), f'{split}, class by class, with 95 % intervals')
-    print(f"Written to {run/'metrics.json'}. As a page: fer2013 report evaluate_model --model {run}")
+    print(f"Dark and bright faces, and the rest: {run/'metrics.json'}. As a page: fer2013 report evaluate_model --model {run}")
 
 # %% ../nbs/07_cli.ipynb #344e0581
 @app.command()

@@ -27,8 +27,8 @@ def quiet_stderr():
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # the same for later notes; both are read once, at the first import
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # the faster convolutions, which TensorFlow leaves off on many processors
-logging.getLogger('tensorflow').setLevel(logging.ERROR)  # advice on speed to those who predict with many networks
 with quiet_stderr(): import keras
+logging.getLogger('tensorflow').setLevel(logging.ERROR)  # no advice on speed for those who predict with many networks
 from keras import layers
 
 # %% ../nbs/02_model.ipynb #8e16c466

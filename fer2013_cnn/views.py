@@ -40,7 +40,7 @@ def answer(network,             # a Keras model, or anything with its `predict`
            views: int = 1
           ) -> np.ndarray:      # float32 (N, classes), each row sums to 1
     "Mean of a network's probabilities over views."
-    return np.mean([network.predict(view, batch_size=256, verbose=0) for view in tqdm(look(images, views), 'views', leave=False, disable=views == 1)], axis=0)
+    return np.mean([network.predict(view, batch_size=256, verbose=0) for view in tqdm(look(images, views), 'views', leave=False, disable=views == 1 or None)], axis=0)
 
 # %% ../nbs/03c_views.ipynb #d1c52b68
 def average(*members: Predictions) -> Predictions:
