@@ -55,6 +55,7 @@ def run_table(runs: list[Path], split: str) -> pd.DataFrame:
     rows, prints = {}, set()
     for run, name in short_names(runs).items():
         about, matrix = read_run(run), confusion(load_predictions(run, split))
+        if 'network' in about: raise UserError(f"{run} was assessed, not trained: name the run itself, {about['network']}")
         value, ci95, settings = scores(matrix), intervals(matrix), about['settings']
         prints.add(about['data']['fingerprint'])
         rows[name] = dict(model=settings['model'], epochs=settings['epochs'], seed=settings['seed'], accuracy=value['accuracy'], low=ci95['accuracy'][0], high=ci95['accuracy'][1],
@@ -78,9 +79,9 @@ def seed_table(runs: list[Path], split: str) -> pd.DataFrame:
     rows = []
     for run, name in short_names(runs).items():
         settings, predictions = read_run(run)['settings'], load_predictions(run, split)
-        rows.append(dict(settings=json.dumps({**settings, 'seed': None}), model=settings['model'], run=name, accuracy=(predictions.classes == predictions.labels).mean()))
+        rows.append(dict(settings=json.dumps({**settings, 'seed': None}), model=settings['model'], run=name, seed=settings['seed'], accuracy=(predictions.classes == predictions.labels).mean()))
     groups = pd.DataFrame(rows).groupby('settings', sort=False)
-    return groups.agg(model=('model', 'first'), runs=('run', ', '.join), seeds=('run', 'size'), mean=('accuracy', 'mean'), sd=('accuracy', 'std')).reset_index(drop=True)
+    return groups.agg(model=('model', 'first'), runs=('run', ', '.join), seeds=('seed', 'nunique'), mean=('accuracy', 'mean'), sd=('accuracy', 'std')).reset_index(drop=True)
 
 # %% ../nbs/04c_compare.ipynb #18c3cb3d
 YARDSTICKS = pd.DataFrame({'fer': (.656, 58_423, 10_163_392), 'mini_XCEPTION': (.661, 58_423, 10_163_392), 'big_XCEPTION': (.664, 209_000, np.nan)},
@@ -88,15 +89,15 @@ YARDSTICKS = pd.DataFrame({'fer': (.656, 58_423, 10_163_392), 'mini_XCEPTION': (
 
 def plot_costs(table: pd.DataFrame,  # of `run_table`, with columns for `costs`
                costs: dict,          # column → title of its axis
-               yardsticks: pd.DataFrame = YARDSTICKS
+               yardsticks: pd.DataFrame   # `YARDSTICKS`, or YARDSTICKS[:0] where the table is of another split or other faces
               ) -> Figure:
     "Accuracy with its interval against each cost, on logarithmic axes."
     fig, axes = plt.subplots(1, len(costs), figsize=(3.6*len(costs) + .4, 3.6), layout='constrained', sharey=True, squeeze=False)
     for ax, (cost, title) in zip(axes[0], costs.items()):
         ax.errorbar(table[cost].astype(float), table.accuracy.astype(float), yerr=[(table.accuracy - table.low).astype(float), (table.high - table.accuracy).astype(float)], fmt='o', color=BLUE, capsize=3, label='these runs')
-        if cost in yardsticks: ax.plot(yardsticks[cost], yardsticks.accuracy, '^', color=ORANGE, label='other packages')
+        if cost in yardsticks and len(yardsticks): ax.plot(yardsticks[cost], yardsticks.accuracy, '^', color=ORANGE, label='other packages')
         points = pd.concat([table[[cost, 'accuracy']], yardsticks[[cost, 'accuracy']] if cost in yardsticks else None]).dropna().astype(float)
-        for name, (place, accuracy) in points.iterrows(): ax.annotate(name, (place, accuracy), (6, -9 if name in ('fer', 'big_XCEPTION') else 3), textcoords='offset points', fontsize=8)
+        for number, (name, (place, accuracy)) in enumerate(points.sort_values('accuracy').iterrows()): ax.annotate(name, (place, accuracy), (6, -9 if number % 2 else 3), textcoords='offset points', fontsize=8)
         ax.set(xscale='log', xlabel=title)
         ax.margins(x=.35)
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -124,7 +125,7 @@ def write_pairs(table: pd.DataFrame  # of `paired_table`
 # %% ../nbs/04c_compare.ipynb #8c81f111
 def plot_differences(table: pd.DataFrame  # of `paired_table`
                     ) -> Figure:
-    "Each difference in points of accuracy with its interval; an interval without zero is a difference that is hardly luck."
+    "Each difference in points of accuracy with its interval; an interval without zero is a difference of these networks that other faces would hardly have undone."
     fig, ax = plt.subplots(figsize=(7.5, .9 + .4*len(table)), layout='constrained')
     ends = 100*np.array(table.difference_ci95.tolist())
     middle = 100*table.difference.astype(float).to_numpy()

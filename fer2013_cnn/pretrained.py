@@ -37,17 +37,18 @@ KEPT = ('n', 'accuracy', 'accuracy_ci95', 'macro_f1', 'macro_f1_ci95')
 def facts(run: Path) -> dict:
     "What a card says of a run; None for what is not known of a network from elsewhere. Raises `UserError` for one that is not finished or was not scored on both test splits."
     about, path = read_run(run), Path(run)/'metrics.json'
-    about |= about.get('trained', {})
+    learned = about.get('trained', about)['data']
+    about |= {name: fact for name, fact in about.get('trained', {}).items() if name != 'data'}
     metrics = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if not about['finished'] or not {'PublicTest', 'PrivateTest'} <= set(metrics): raise UserError(f'{run} is not finished and scored on both test splits: fer2013 evaluate {run} --split PrivateTest')
-    scores = {split: {name: whole[name] for name in KEPT} | dict(unleaked={name: whole['unleaked'][name] for name in KEPT}) for split, whole in metrics.items() if split in ('PublicTest', 'PrivateTest')}
-    return {name: about.get(name) for name in FACTS} | dict(metrics=scores)
+    scores = {split: {name: whole[name] for name in KEPT} | ({'unleaked': {name: whole['unleaked'][name] for name in KEPT}} if 'unleaked' in whole else {}) for split, whole in metrics.items() if split in ('PublicTest', 'PrivateTest')}
+    return {name: about.get(name) for name in FACTS} | dict(metrics=scores) | ({} if learned['fingerprint'] == about['data']['fingerprint'] else dict(learned=learned))
 
 # %% ../nbs/04a_pretrained.ipynb #e415ed70
 def score_rows(card: dict) -> str:
     "The scores of a card as rows of a Markdown table."
     return '\n'.join(f"| {split}, {subset} | {part['n']:,} | {percent(part['accuracy'], part['accuracy_ci95'])} | {percent(part['macro_f1'], part['macro_f1_ci95'])} |"
-                     for split, whole in card['metrics'].items() for subset, part in (('all', whole), ('no copy in Training', whole['unleaked'])))
+                     for split, whole in card['metrics'].items() for subset, part in (('all', whole), ('no copy in Training', whole.get('unleaked'))) if part)
 
 def duration(card: dict) -> str:
     "Wall-clock time of a training."
@@ -56,22 +57,24 @@ def duration(card: dict) -> str:
 # %% ../nbs/04a_pretrained.ipynb #de167155
 def story(card: dict) -> str:
     "How a network was made, as lines of a Markdown list."
-    settings, data, machine = card['settings'], card['data'], card['machine']
+    settings, data, machine = card['settings'], card.get('learned', card['data']), card['machine']
     if not settings: return f"* **Recipe**: not known. Whether it has seen the test faces is not known either. SHA-256 of its file: `{card['network_sha256']}`."
     recipe = ', '.join(f'{setting}={value}' for setting, value in settings.items() if value != '')
     votes = ' Beside the labels it learned from FER+ votes on Training.' if settings['votes'] else ''
     teacher = f" Its labels were mixed with the answers of {settings['teacher']}." if settings['teacher'] else ''
     return (f"* **Learned from**: {data['name']}.{votes}{teacher} The epoch ({card['selected_epoch']} of {settings['epochs']}) was chosen on {card['selected_on']}, whose scores are therefore a little too good.\n"
             f"* **Recipe**: {recipe}.\n"
-            f"* **Made by**: `fer2013 train` at commit {card['git_commit']}, {duration(card)} on {machine['cores']} cores of {machine['processor']}, {card['backend']} backend, one seed.")
+            f"* **Made by**: `fer2013 train`{' at commit ' + card['git_commit'] if card['git_commit'] else ''}, {duration(card)} on {machine['cores']} cores of {machine['processor']}, {card['backend']} backend, one seed.")
 
 def card_text(name: str, card: dict) -> str:
     "A model card in Markdown (after Mitchell et al. 2019, arXiv 1810.03993)."
     opened, data = len(card['private_test_opened']), card['data']
     packed = f"\n* **Precision**: kernels are shipped in half precision; on PublicTest no probability differs from the run's by more than {card['largest_difference']:.1g}." if 'largest_difference' in card else ''
+    limits = ('it has learned from drawn faces, and is for trying out this package.' if data['drawn'] else
+              'the faces of FER2013 are web pictures found under seven words, many posed, not evenly spread over people, with labels that are often wrong. A network that learned from such labels says what a picture would be filed under, not what somebody feels. Not for decisions about people.')
     return f"""# {name}
 
-One network for 48 × 48 grey faces, {card['parameters']:,} parameters{f": `fer2013_cnn.load_pretrained('{name}')`" if packed else ''}.
+One network, {card['parameters']:,} parameters{f": `fer2013_cnn.load_pretrained('{name}')`" if packed else ''}.
 
 | | faces | accuracy | macro-F1 |
 |---|---|---|---|
@@ -81,7 +84,7 @@ In brackets: 95 % bootstrap intervals. {'One view' if card.get('views', 1) == 1 
 
 * **Tested on**: {data['name']}, {data['kind']}, fingerprint `{data['fingerprint']}`.
 {story(card)}{packed}
-* **Limits of use**: the faces are web pictures found under seven words, many posed, not evenly spread over people, with labels that are often wrong. It says what such a picture would be filed under, not what somebody feels. Not for decisions about people.
+* **Limits of use**: {limits}
 """
 
 # %% ../nbs/04a_pretrained.ipynb #9767c265

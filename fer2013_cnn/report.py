@@ -102,11 +102,13 @@ def write_pdf(page: Path) -> Path | None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None: return None
     sandbox = ['--no-sandbox'] if hasattr(os, 'geteuid') and os.geteuid() == 0 else []  # for root Chromium has none
-    with tempfile.TemporaryDirectory() as profile, replacing(page.with_suffix('.pdf')) as aside:
-        command = [browser, '--headless', '--disable-gpu', *sandbox, f'--user-data-dir={profile}', '--no-pdf-header-footer', f'--print-to-pdf={aside.absolute()}', page.absolute().as_uri()]
+    with tempfile.TemporaryDirectory() as folder:
+        printed = Path(folder)/'page.pdf'
+        command = [browser, '--headless', '--disable-gpu', *sandbox, f'--user-data-dir={folder}/profile', '--no-pdf-header-footer', f'--print-to-pdf={printed}', page.absolute().as_uri()]
         try: done = subprocess.run(command, capture_output=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired): return None
-        if done.returncode or not aside.exists(): return None
+        if done.returncode or not printed.exists(): return None
+        with replacing(page.with_suffix('.pdf')) as aside: shutil.copy(printed, aside)
     return page.with_suffix('.pdf')
 
 # %% ../nbs/06_report.ipynb #3ba901f3

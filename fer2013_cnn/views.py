@@ -28,7 +28,7 @@ def shifted(images: np.ndarray,  # (N, H, W, 1)
 def look(images: np.ndarray,  # (N, H, W, 1)
          views: int           # one of `VIEWS`
         ) -> list:            # arrays like `images`
-    "The faces as they are, then mirrored, then both of it shifted towards each corner. Raises `UserError` for another number."
+    "The faces as they are, then mirrored, then both shifted towards each corner. Raises `UserError` for another number."
     if views not in VIEWS: raise UserError(f"views={views}, expected {', '.join(map(str, VIEWS[:-1]))} or {VIEWS[-1]}")
     shifts = [(0, 0)] + ([(-2, -2), (-2, 2), (2, -2), (2, 2)] if views == 10 else [])
     seen = [shifted(images, *shift) for shift in shifts]
