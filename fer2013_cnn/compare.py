@@ -101,7 +101,7 @@ def plot_costs(table: pd.DataFrame,  # of `run_table`, with columns for `costs`
             left = place == points[cost].min()
             ax.annotate(name, (place, accuracy), (-6 if left else 6, 3 if number % 2 else -9), ha='right' if left else 'left', textcoords='offset points', fontsize=8)
         ax.set(xscale='log', xlabel=title)
-        ax.margins(x=.35)
+        ax.margins(x=.5)
         ax.xaxis.set_minor_formatter(NullFormatter())
         if table[cost].max() < 1000: ax.xaxis.set(major_locator=FixedLocator([1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500]), major_formatter=StrMethodFormatter('{x:g}'))
         ax.yaxis.set_major_formatter(PercentFormatter(1))

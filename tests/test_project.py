@@ -202,7 +202,8 @@ def few_faces(tmp_path_factory):
 
 def stop_after(epochs, words, run, how):
     "Start `fer2013 train`, send it a signal when its history has so many lines, and return what it said."
-    process = subprocess.Popen([BIN/'fer2013', 'train', *map(str, words)], env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([BIN/'fer2013', 'train', *map(str, words)], env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background inherits that it is ignored
     history = run/'history.jsonl'
     while process.poll() is None and not (history.exists() and history.read_text().count('\n') >= epochs):
         time.sleep(.02)
