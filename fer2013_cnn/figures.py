@@ -119,7 +119,7 @@ def plot_ranking(predictions: Predictions, name: str) -> Figure:
     axes[0].plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
     axes[0].set(title=f'{name}: ROC', xlabel='share of the other faces that are taken for it', ylabel='recall')
     axes[1].set(title=f'{name}: precision and recall', xlabel='recall', ylabel='precision')
-    for ax, corner in zip(axes, ('lower right', 'lower left')): ax.legend(fontsize=8, frameon=False, loc=corner)
+    for ax, corner in zip(axes, ('lower right', 'best')): ax.legend(fontsize=8, loc=corner, framealpha=.85, edgecolor='none')
     plt.close(fig)
     return fig
 
