@@ -15,10 +15,11 @@ import numpy as np
 
 from .audit import brightness, no_train_duplicate
 from .data import SHAPE, SPLITS, UNKNOWN, Dataset, UserError
-from .pretrained import WEIGHTS, load_pretrained, pretrained_card
-from .run import (Predictions, describe_data, load_predictions, machine, now, predictions_path, read_run, save_predictions,
-                             start_run, update_run)
-from .train import checksum, load_network, predict_split
+from .pretrained import load_pretrained
+from .run import (Predictions, checksum, describe_data, load_predictions, machine, now, predictions_path, read_run,
+                             save_predictions, start_run, update_run)
+from .runtime import WEIGHTS, pretrained_card
+from .train import load_network, predict_split
 from .views import answer
 import keras  # after .train, which imports it quietly
 

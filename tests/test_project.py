@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs').glob('[!_.]*.ipynb'))
 REPORTS = sorted(path.relative_to(ROOT) for path in (ROOT/'nbs'/'reports').glob('[!_.]*.ipynb'))
-IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'views', 'recipe', 'train', 'evaluate', 'figures', 'compare', 'pretrained', 'assess', 'explain', 'noise', 'predict', 'report', 'cli']
+IMPORT_ORDER = ['sample', 'read', 'data', 'audit', 'model', 'run', 'views', 'recipe', 'train', 'evaluate', 'figures', 'compare', 'runtime', 'pretrained', 'assess', 'explain', 'noise', 'pictures', 'detect', 'predict', 'video', 'export', 'demo', 'report', 'cli']
 QUIET = {**os.environ, 'TQDM_DISABLE': '1', 'NO_COLOR': '1', 'COLUMNS': '110'}
 if os.environ.get('FER2013_DATA') not in (None, '', 'sample', 'kaggle'):
     QUIET['FER2013_DATA'] = str(Path(os.environ['FER2013_DATA']).resolve())  # the notebooks run in their own folder
@@ -249,8 +249,8 @@ def test_importing_the_package_stays_light():
     assert done.stdout == '[]\n'
 
 
-def test_evaluation_needs_no_network():
-    modules = ', '.join(f'fer2013_cnn.{name}' for name in ('data', 'audit', 'run', 'views', 'evaluate', 'figures', 'compare'))
+def test_evaluation_and_prediction_need_no_keras():
+    modules = ', '.join(f'fer2013_cnn.{name}' for name in ('data', 'audit', 'run', 'views', 'evaluate', 'figures', 'compare', 'runtime', 'pictures', 'detect', 'predict', 'video'))
     done = call('python', '-c', f"import sys, {modules}; print([name for name in ('keras', 'tensorflow') if name in sys.modules])")
     assert done.stdout == '[]\n'
 
