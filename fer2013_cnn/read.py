@@ -7,10 +7,10 @@ __all__ = ['CLASSES', 'SPLITS', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', 'ON_BAD',
            'USAGES', 'LINE_LIMIT', 'TABLE_LIMIT', 'BLOCK', 'FORMATS', 'IMAGE_SUFFIXES', 'PIXEL_LIMIT', 'SPLIT_FOLDERS',
            'SPLIT_SEED', 'FOLDS', 'UNREADABLE', 'IMAGE_LIMIT', 'RATIO_LIMIT', 'Dataset', 'UserError', 'NamedError',
            'Collector', 'parse_pixels', 'three_characters', 'parse_block', 'split_line', 'parse_header', 'parse_row',
-           'numbered_lines', 'add_block', 'read_table', 'to_grey', 'decode', 'official_split', 'folder_split',
-           'find_classes', 'draw_splits', 'check_folders', 'lay_out', 'Member', 'check_member', 'is_clutter',
-           'zip_members', 'folder_members', 'read_member', 'read_images', 'peek_header', 'read_tar', 'read_stream',
-           'choose_table', 'read_members', 'read']
+           'numbered_lines', 'add_block', 'read_table', 'flatten', 'to_grey', 'decode', 'official_split',
+           'folder_split', 'find_classes', 'draw_splits', 'check_folders', 'lay_out', 'Member', 'check_member',
+           'is_clutter', 'zip_members', 'folder_members', 'read_member', 'read_images', 'peek_header', 'read_tar',
+           'read_stream', 'choose_table', 'read_members', 'read']
 
 # %% ../nbs/00b_read.ipynb #26c269d1
 import csv, gzip, io, lzma, stat, struct, tarfile, warnings, zipfile, zlib
@@ -240,12 +240,15 @@ FORMATS = dict(JPEG=('.jpg', '.jpeg'), PNG=('.png',), BMP=('.bmp',), GIF=('.gif'
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 PIXEL_LIMIT = 50_000_000  # of one picture
 
-def to_grey(image: Image.Image) -> Image.Image:
-    "8-bit grey. 16-bit pictures keep their upper byte; what is transparent is laid over white."
-    if image.mode == 'L': return image
+def flatten(image: Image.Image) -> Image.Image:
+    "Eight bits a channel: 16-bit pictures keep their upper byte; what is transparent is laid over white."
     if image.mode.startswith('I'): return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
-    return image.convert('RGB').convert('L')
+    if image.has_transparency_data: return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
+    return image
+
+def to_grey(image: Image.Image) -> Image.Image:
+    "8-bit grey, after `flatten`."
+    return image if image.mode == 'L' else flatten(image).convert('RGB').convert('L')
 
 # %% ../nbs/00b_read.ipynb #1d2fd812
 def decode(data: bytes | UserError,      # an error in reading it is raised here
