@@ -1,8 +1,13 @@
 __version__ = "0.1.0"
 
+LAZY = {'load_pretrained': 'pretrained', 'predict_faces': 'predict', 'draw_faces': 'predict'}
+
 
 def __getattr__(name):
-    "`load_pretrained`, imported when it is first asked for: importing the package stays light."
-    if name != 'load_pretrained': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from .pretrained import load_pretrained
-    return load_pretrained
+    "The names in `LAZY`, imported when they are first asked for: importing the package stays light."
+    if name not in LAZY: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    return getattr(import_module(f'{__name__}.{LAZY[name]}'), name)
+
+
+def __dir__(): return [*globals(), *LAZY]

@@ -10,7 +10,6 @@ __all__ = ['LONGEST', 'SMALLEST', 'SURE', 'DETECTORS', 'cascade', 'haar', 'mtcnn
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np

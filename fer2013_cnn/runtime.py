@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import CLASSES, SHAPE, UserError
+from .data import SHAPE, UserError
 from .run import checksum
 
 # %% ../nbs/03d_runtime.ipynb #52e71ebf
