@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BOX', 'FACES', 'PALETTE', 'UPLOAD_LIMIT', 'classifier_of_run', 'foreign_classifier', 'open_classifier', 'Answer',
-           'table', 'cut', 'answer_pictures', 'predict_faces', 'draw_faces', 'open_result', 'result_files',
-           'upload_widget']
+           'table', 'with_name', 'cut', 'answer_pictures', 'predict_faces', 'draw_faces', 'open_result', 'free_path',
+           'result_files', 'upload_widget']
 
-# %% ../nbs/05_predict.ipynb #619a7ee6
+# %% ../nbs/05_predict.ipynb #8f6b101a
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from .pictures import find_pictures, open_picture
 from .read import to_grey
 from .runtime import BATCH, Classifier, open_onnx, open_pretrained
 
-# %% ../nbs/05_predict.ipynb #1b0b7813
+# %% ../nbs/05_predict.ipynb #d5267acc
 def classifier_of_run(run: str) -> Classifier:
     "The network of a run folder, through Keras. Raises `UserError` if it is unfinished or damaged."
     from fer2013_cnn.assess import open_network
@@ -58,7 +59,7 @@ def open_classifier(model: str | Path = 'base',  # 'small', 'base', a run folder
     try: return open_pretrained(str(model))
     except UserError as error: raise error if 'damaged' in str(error) else UserError(f'{model!r} is no run folder and no .onnx file, and {error}') from None
 
-# %% ../nbs/05_predict.ipynb #2564488e
+# %% ../nbs/05_predict.ipynb #013ecb68
 BOX = ('left', 'top', 'width', 'height')
 
 @dataclass
@@ -75,7 +76,12 @@ def table(boxes: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> p
     emotions = np.array(class_names, object)[probabilities.argmax(1)] if len(boxes) else np.empty(0, object)
     return pd.concat([pd.DataFrame(boxes[:, :4].round().astype(int), columns=list(BOX)), pd.DataFrame(dict(confidence=boxes[:, 4], emotion=emotions)), answers], axis=1)
 
-# %% ../nbs/05_predict.ipynb #7851c697
+# %% ../nbs/05_predict.ipynb #446b5595
+def with_name(image: str, faces: pd.DataFrame) -> pd.DataFrame:
+    "Faces with the name of their picture as the first column."
+    return pd.concat([pd.Series([image]*len(faces), name='image', dtype=object), faces.reset_index(drop=True)], axis=1)
+
+# %% ../nbs/05_predict.ipynb #c899cbc1
 FACES = ('detect', 'cropped')
 
 def cut(image: Image.Image, faces: str, detector: str) -> tuple:
@@ -105,7 +111,7 @@ def answer_pictures(pictures: list,              # pairs of a name and a source,
             if len(boxes): answer.faces = table(boxes, mine, classifier.class_names)
             yield answer
 
-# %% ../nbs/05_predict.ipynb #7bd3de13
+# %% ../nbs/05_predict.ipynb #35089e8e
 def predict_faces(pictures,                # path, folder, pattern, bytes, PIL image, array (H, W, …) or (N, H, W, …), or a list of these
                   model: str | Path | Classifier = 'base',  # see `open_classifier`
                   faces: str = 'detect',   # 'cropped': each picture is a face already
@@ -116,12 +122,11 @@ def predict_faces(pictures,                # path, folder, pattern, bytes, PIL i
     answers = list(answer_pictures(find_pictures(pictures), classifier, faces, detector))
     unread = [f'{answer.image}: {answer.error}' for answer in answers if answer.error]
     if len(unread) == len(answers): raise UserError(f'nothing could be read: {unread[0]}' if unread else 'no picture was named')
-    found = pd.concat([answer.faces.assign(image=answer.image) for answer in answers], ignore_index=True)
-    found.insert(0, 'image', found.pop('image'))
+    found = pd.concat([with_name(answer.image, answer.faces) for answer in answers], ignore_index=True)
     found.attrs['unread'] = unread
     return found
 
-# %% ../nbs/05_predict.ipynb #a5bbaaef
+# %% ../nbs/05_predict.ipynb #175ffde6
 PALETTE = ('#e45756', '#9d755d', '#b279a2', '#eeca3b', '#4c78a8', '#f58518', '#54a24b')
 
 def draw_faces(picture,                     # see `open_picture`
@@ -143,7 +148,7 @@ def draw_faces(picture,                     # see `open_picture`
         pen.text((x + 1, y), label, 'black', font)
     return image
 
-# %% ../nbs/05_predict.ipynb #06c903af
+# %% ../nbs/05_predict.ipynb #ff204d85
 def open_result(path: Path):
     "A text file to write to. Raises `UserError` if that is not possible."
     try:
@@ -151,23 +156,31 @@ def open_result(path: Path):
         return open(path, 'w', encoding='utf-8', newline='')
     except OSError as error: raise UserError(f'{path} cannot be written ({error.strerror})') from None
 
+def free_path(folder: Path, image: str, suffix: str) -> Path:
+    "Where to put a copy of a picture: NAME-faces and the suffix, numbered if that is taken; the folder is created. Raises `UserError` if it cannot be."
+    try: Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise UserError(f'{folder} cannot be written ({error.strerror})') from None
+    names = (Path(folder)/f"{Path(image).stem}-faces{number or ''}{suffix}" for number in count())
+    return next(path for path in names if not path.exists())
+
 @contextmanager
 def result_files(csv: str | Path | None = None, json_lines: str | Path | None = None) -> Iterator[Callable]:
     "A function that appends an image's name, faces and error to the files. Raises `UserError` for a file that cannot be written."
-    with ExitStack() as stack:
-        rows, lines = [path and stack.enter_context(open_result(path)) for path in (csv, json_lines)]
-        def keep(image: str, faces: pd.DataFrame, error: str = ''):
-            if rows:
-                named = pd.concat([pd.Series([image]*len(faces), name='image', dtype=object), faces.reset_index(drop=True)], axis=1)
-                named.to_csv(rows, index=False, header=rows.tell() == 0)
-                rows.flush()
-            if lines:
-                found = json.loads(faces.to_json(orient='records', double_precision=6))
-                lines.write(json.dumps(dict(image=image, faces=found) | (dict(error=error) if error else {}), ensure_ascii=False) + chr(10))
-                lines.flush()
-        yield keep
+    try:
+        with ExitStack() as stack:
+            rows, lines = [path and stack.enter_context(open_result(path)) for path in (csv, json_lines)]
+            def keep(image: str, faces: pd.DataFrame, error: str = ''):
+                if rows:
+                    with_name(image, faces).to_csv(rows, index=False, header=rows.tell() == 0)
+                    rows.flush()
+                if lines:
+                    found = json.loads(faces.to_json(orient='records', double_precision=6))
+                    lines.write(json.dumps(dict(image=image, faces=found) | (dict(error=error) if error else {}), ensure_ascii=False) + chr(10))
+                    lines.flush()
+            yield keep
+    except OSError as error: raise UserError(f'the results cannot be written on ({error.strerror})') from None
 
-# %% ../nbs/05_predict.ipynb #7f56d6ed
+# %% ../nbs/05_predict.ipynb #f26c4c6c
 UPLOAD_LIMIT = 20_000_000  # bytes
 
 def upload_widget(**options  # of `predict_faces`

@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_SUFFIXES', 'OVERLAP', 'LOST', 'TOGETHER', 'is_camera', 'is_video', 'open_video', 'Frame', 'read_frames',
            'overlaps', 'Tracks', 'answer_frames', 'film_writer', 'watch', 'predict_video', 'plot_emotions']
 
-# %% ../nbs/05d_video.ipynb #6af7b22a
+# %% ../nbs/05d_video.ipynb #6d331b62
 import os, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +14,20 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what fails is said by our own errors
-os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # silence; read when FFmpeg is first used
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from .data import UserError
 from .predict import PALETTE, cut, draw_faces, open_classifier, table
 from .runtime import Classifier
 
-# %% ../nbs/05d_video.ipynb #80ef4a96
+# %% ../nbs/05d_video.ipynb #713863e7
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 def is_camera(source: str | Path) -> bool:
@@ -45,6 +43,7 @@ def open_video(source: str | Path) -> cv2.VideoCapture:
     camera = str(source).partition(':')[2] or '0' if is_camera(source) else None
     if camera is None and not Path(source).is_file(): raise UserError(f'{source} does not exist')
     if camera and not camera.isdigit(): raise UserError(f"no camera is named {camera!r}: 'webcam' is the first, 'webcam:1' the second")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails is said by our own errors
     capture = cv2.VideoCapture(int(camera) if camera else str(source))
     if not capture.isOpened(): raise UserError(f'camera {camera} cannot be opened' if camera else f'{source} is no film that can be read')
     return capture
@@ -65,7 +64,7 @@ def read_frames(capture: cv2.VideoCapture, every: int = 1, live: bool = False) -
         read, pixels = capture.retrieve()
         if read: yield Frame(time.monotonic() - start if live else number/rate, number, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
 
-# %% ../nbs/05d_video.ipynb #dc51285c
+# %% ../nbs/05d_video.ipynb #904df2e3
 OVERLAP, LOST = 1/3, 1.  # share of the area of both; seconds
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -83,6 +82,7 @@ class Tracks:
 
     def name(self, when: float, boxes: np.ndarray) -> list:
         "The number of each box (N, 4), known or new."
+        from scipy.optimize import linear_sum_assignment  # half a second, which only films need
         known = {number: box for number, (last, box, _) in self.seen.items() if when - last <= LOST}
         pairs = overlaps(boxes, np.reshape([*known.values()], (-1, 4)))
         same = {row: [*known][column] for row, column in zip(*linear_sum_assignment(-pairs)) if pairs[row, column] >= OVERLAP}
@@ -96,7 +96,7 @@ class Tracks:
         self.seen[number] = (when, box, probabilities)
         return probabilities
 
-# %% ../nbs/05d_video.ipynb #88468f54
+# %% ../nbs/05d_video.ipynb #ebe7a690
 TOGETHER = 16  # frames of a film
 
 def answer_frames(frames: Iterator[Frame], classifier: Classifier, detector: str = 'haar',
@@ -117,7 +117,7 @@ def answer_frames(frames: Iterator[Frame], classifier: Classifier, detector: str
             faces.insert(0, 'time', round(frame.time, 3))
             yield frame, faces
 
-# %% ../nbs/05d_video.ipynb #6f568464
+# %% ../nbs/05d_video.ipynb #6cf85871
 @contextmanager
 def film_writer(path: Path | None, rate: float):
     "A function that appends pictures to an .mp4; it appears when the block ends, however it ends. Without a path it does nothing. Raises `UserError` if it cannot be written."
@@ -134,7 +134,7 @@ def film_writer(path: Path | None, rate: float):
             writer.release()
             if aside.exists(): os.replace(aside, path)
 
-# %% ../nbs/05d_video.ipynb #ae259b25
+# %% ../nbs/05d_video.ipynb #c2abff79
 def watch(source: str | Path,          # a film, 'webcam' or 'webcam:1'
           classifier: Classifier,
           detector: str = 'haar',
@@ -162,7 +162,7 @@ def predict_video(source: str | Path, model: str | Path | Classifier = 'base', *
     if not frames: raise UserError(f'{source} has no frame that can be read')
     return pd.concat(frames, ignore_index=True)
 
-# %% ../nbs/05d_video.ipynb #83b28869
+# %% ../nbs/05d_video.ipynb #4f92cbe1
 def plot_emotions(found: pd.DataFrame,  # of `predict_video`
                   most: int = 4         # faces
                  ) -> Figure:
