@@ -43,7 +43,7 @@ setup(
         *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
     ],
     packages=["fer2013_cnn"],
-    package_data={"fer2013_cnn": ["weights/*", "examples/*"]},
+    package_data={"fer2013_cnn": ["weights/*"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "noise", "export", "demo", "mtcnn")},

@@ -244,6 +244,10 @@ def test_pretrained_scores_what_its_card_says(name):
     assert np.mean(answers == faces.labels[rows]) == pytest.approx(card['metrics']['PublicTest']['accuracy'], abs=.002)
 
 
+def test_weights_are_small():
+    assert sum(path.stat().st_size for path in (ROOT/'fer2013_cnn'/'weights').iterdir()) < 8_000_000
+
+
 def test_importing_the_package_stays_light():
     done = call('python', '-c', "import sys, fer2013_cnn; print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])")
     assert done.stdout == '[]\n'
@@ -297,3 +301,8 @@ def test_the_wheel_reports_by_itself(tmp_path):
     assert (tmp_path/'elsewhere'/'run'/'report.html').exists()
     weights = subprocess.run([python, '-c', "import fer2013_cnn; print(fer2013_cnn.load_pretrained('small').count_params())"], cwd=tmp_path, capture_output=True, text=True)
     assert 200_000 < int(weights.stdout) < 300_000, weights.stderr
+    photograph = subprocess.run([python, '-c', "from matplotlib.cbook import get_sample_data as get; print(get('grace_hopper.jpg', asfileobj=False), end='')"], capture_output=True, text=True).stdout
+    done = subprocess.run([tmp_path/'venv'/'bin'/'fer2013', 'predict', photograph], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '') and '1 picture, 1 face: 1 neutral.' in done.stdout
+    done = subprocess.run([tmp_path/'venv'/'bin'/'fer2013', 'demo'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "fer2013: gradio is not installed: pip install 'fer2013_cnn[demo]'\n"
