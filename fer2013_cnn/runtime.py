@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'BATCH', 'pretrained_card', 'Classifier', 'open_onnx', 'open_pretrained']
 
 # %% ../nbs/03d_runtime.ipynb #f4c0a88f
-import json
+import json, os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,8 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.class_names)), np.float32), *map(self.answer, batches)])
 
 # %% ../nbs/03d_runtime.ipynb #bfbb65b8
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # read when onnxruntime is first imported, which reports to its makers otherwise
+
 def open_onnx(path: str | Path) -> Classifier:
     "A network that `fer2013 export` has written. Raises `UserError` for a missing, damaged or foreign file."
     import onnxruntime
