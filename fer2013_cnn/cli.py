@@ -219,7 +219,6 @@ def export(network: Annotated[str, typer.Argument(metavar='RUN|NAME', help="A ru
            int8: Annotated[bool, typer.Option('--int8', help='Also in 8-bit whole numbers, calibrated on Training: about a quarter of the size.')] = False,
            to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder for the files.')] = Path('.'), data: Data = None, cache: Cache = None):
     "Write a network for another runtime, after asking that runtime about PublicTest and comparing its answers."
-    from fer2013_cnn.data import SAMPLES, find_data
     faces = open_data(data, cache)
     from fer2013_cnn.export import export_network
     paths, table = export_network(network, faces, format_, int8, to)
