@@ -153,15 +153,18 @@ def predict_pictures(sources: list[str], classifier, faces: str, detector: str, 
     from fer2013_cnn.pictures import find_pictures
     from fer2013_cnn.predict import answer_pictures, draw_faces, free_path, with_name
     pictures, found, unread, without = find_pictures(sources), [], [], 0
-    for answer in tqdm(answer_pictures(pictures, classifier, faces, detector), 'pictures', total=len(pictures), leave=False, disable=None):
-        keep(answer.image, answer.faces, answer.error)
-        if answer.error: unread.append(f'{answer.image}: {answer.error}')
-        else: without += not len(answer.faces)
-        if draw and not answer.error: draw_faces(answer.picture, answer.faces).save(free_path(draw, answer.image, '.jpg'), quality=92)
-        found.append(with_name(answer.image, answer.faces))
-    if len(unread) == len(pictures): raise UserError(f'nothing could be read: {unread[0]}' + (f' (and {len(unread) - 1:,} more)' if unread[1:] else ''))
+    try:
+        for answer in tqdm(answer_pictures(pictures, classifier, faces, detector), 'pictures', total=len(pictures), leave=False, disable=None):
+            keep(answer.image, answer.faces, answer.error)
+            if answer.error: unread.append(f'{answer.image}: {answer.error}')
+            else: without += not len(answer.faces)
+            if draw and not answer.error: draw_faces(answer.picture, answer.faces).save(free_path(draw, answer.image, '.jpg'), quality=92)
+            found.append(with_name(answer.image, answer.faces))
+    except KeyboardInterrupt: print(f'Stopped after {len(found):,} of {len(pictures):,} pictures.')
+    if not found: raise UserError('no picture was answered')
+    if len(unread) == len(found): raise UserError(f'nothing could be read: {unread[0]}' + (f' (and {len(unread) - 1:,} more)' if unread[1:] else ''))
     table = pd.concat(found, ignore_index=True)
-    return table, summary('picture', table.emotion, len(pictures) - len(unread), unread, without)
+    return table, summary('picture', table.emotion, len(found) - len(unread), unread, without)
 
 def predict_film(source: str, classifier, detector: str, every: int, smooth: float, keep, draw: Path | None, plot: Path | None):
     "Answer a film or a camera frame by frame until it ends or Ctrl-C. Raises `UserError` if no frame could be read."

@@ -61,7 +61,7 @@ def expand(source) -> list:
     if isinstance(source, (bytes, np.ndarray, Image.Image)): return [(type(source).__name__, source)]
     text = os.path.expanduser(os.fspath(source))
     if os.path.isdir(text):
-        paths = sorted(path for path in Path(text).rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and not is_clutter(path.relative_to(text).as_posix()))
+        paths = sorted(path for path in Path(text).rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not is_clutter(path.relative_to(text).as_posix()))
         return [(str(path), path) for path in paths] or [(text, UserError(f"holds no picture ({', '.join(IMAGE_SUFFIXES)})"))]
     if os.path.exists(text): return [(text, Path(text))]
     return [(path, Path(path)) for path in sorted(glob.glob(text, recursive=True)) if os.path.isfile(path)] or [(text, UserError('does not exist'))]
