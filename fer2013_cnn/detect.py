@@ -20,7 +20,7 @@ from .read import to_grey
 
 # %% ../nbs/05b_detect.ipynb #5ad42117
 LONGEST = 1280  # pixels; larger pictures are shrunk for the search
-SMALLEST = 40   # a face is at least this part of the longer side, and 24 pixels
+SMALLEST = 40   # a face is at least a fortieth of the longer side, and 24 pixels
 
 @lru_cache
 def cascade() -> cv2.CascadeClassifier:
@@ -48,7 +48,7 @@ def mtcnn_network():
 
 def mtcnn(image: Image.Image) -> np.ndarray:
     "Faces at any angle by the package mtcnn: float (N, 5), the last column a probability of at least `SURE`."
-    found = mtcnn_network().detect_faces(np.asarray(image.convert('RGB')), threshold_onet=SURE)
+    found = mtcnn_network().detect_faces(np.asarray(image.convert('RGB')), threshold_onet=SURE, fit_to_image=False)
     return np.array([[*face['box'], face['confidence']] for face in found if face['confidence'] >= SURE], float).reshape(-1, 5)
 
 # %% ../nbs/05b_detect.ipynb #65d638c6
@@ -78,7 +78,7 @@ def cut_face(image: Image.Image, box: np.ndarray,  # left, top, width, height, â
     left, top, width, height = box[:4]
     side = max(1, round(margin*height))
     x, y = round(left + (width - side)/2), round(top + (height - side)/2)
-    inside = (max(x, 0), max(y, 0), min(x + side, image.width), min(y + side, image.height))
-    grey = np.asarray(to_grey(image.crop(inside)))
-    padded = np.pad(grey, ((inside[1] - y, y + side - inside[3]), (inside[0] - x, x + side - inside[2])), 'edge')
+    columns, rows = [np.arange(start, start + side).clip(0, most - 1) for start, most in ((x, image.width), (y, image.height))]
+    grey = np.asarray(to_grey(image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))))
+    padded = grey[np.ix_(rows - rows[0], columns - columns[0])]
     return cv2.resize(padded, SHAPE, interpolation=cv2.INTER_AREA if side > SHAPE[0] else cv2.INTER_LINEAR)

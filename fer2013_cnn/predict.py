@@ -23,7 +23,7 @@ from .data import CLASSES, SHAPE, UserError
 from .detect import DETECTORS, cut_face, find_faces
 from .pictures import find_pictures, open_picture
 from .read import to_grey
-from .runtime import BATCH, Classifier, open_onnx, open_pretrained
+from .runtime import BATCH, Classifier, open_onnx, open_pretrained, pretrained_names, worth
 
 # %% ../nbs/05_predict.ipynb #d5267acc
 def classifier_of_run(run: str) -> Classifier:
@@ -40,7 +40,7 @@ def foreign_classifier(path: str, values: str, classes: str) -> Classifier:
     class_order(classes, names, network.output_shape[-1])
     def answer(images):
         probabilities = network.predict(fit_input(network, images[..., 0], values), batch_size=BATCH, verbose=0)
-        if (probabilities < 0).any() or np.abs(probabilities.sum(1) - 1).max() > .01: raise UserError(f'{path} does not answer with probabilities: end it with a softmax')
+        if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(1), 1, atol=.01)): raise UserError(f'{path} does not answer with probabilities: end it with a softmax')
         return probabilities
     return Classifier(Path(path).stem, names, answer)
 
@@ -53,11 +53,11 @@ def open_classifier(model: str | Path = 'base',  # 'small', 'base', a run folder
     path = Path(model)
     if foreign: return foreign_classifier(str(model), values, classes)
     if classes or values != '0-255': raise UserError('values and classes go with a foreign network: ours know their own')
+    if str(model) in pretrained_names(): return open_pretrained(str(model))
     if (path/'run.json').exists() or path.name == 'model.keras' and (path.parent/'run.json').exists(): return classifier_of_run(str(model))
     if path.suffix == '.onnx': return open_onnx(path)
     if path.exists(): raise UserError(f'{model} is not one of our networks: what it takes and in which order it answers is not known. If you trust it, and it is a .keras file: --foreign, with --classes and --values')
-    try: return open_pretrained(str(model))
-    except UserError as error: raise error if 'damaged' in str(error) else UserError(f'{model!r} is no run folder and no .onnx file, and {error}') from None
+    raise UserError(f"{str(model)!r} is no run folder, no .onnx file, and no pretrained network: choose one of {', '.join(pretrained_names())}")
 
 # %% ../nbs/05_predict.ipynb #013ecb68
 BOX = ('left', 'top', 'width', 'height')
@@ -100,6 +100,7 @@ def answer_pictures(pictures: list,              # pairs of a name and a source,
     "Answer picture by picture. Raises `UserError` for an unknown detector or way of finding faces; what cannot be read is answered with its error."
     if faces not in FACES: raise UserError(f"faces={faces!r}, expected {' or '.join(FACES)}")
     if detector not in DETECTORS: raise UserError(f"no detector is named {detector!r}, choose one of {', '.join(DETECTORS)}")
+    if faces == 'detect': find_faces(Image.new('L', SHAPE), detector)  # what is not installed shows now
     nothing = table(np.empty((0, 5)), np.empty((0, len(classifier.class_names))), classifier.class_names)
     together = 16 if faces == 'cropped' else 1  # pictures, which may be large
     for start in range(0, len(pictures), together):
@@ -119,7 +120,7 @@ def predict_faces(pictures,                # path, folder, pattern, bytes, PIL i
                   faces: str = 'detect',   # 'cropped': each picture is a face already
                   detector: str = 'haar'   # 'haar' or 'mtcnn'
                  ) -> pd.DataFrame:        # image, left, top, width, height (pixels), confidence, emotion, a probability for each class; a row a face
-    "Find the faces in pictures and name their emotions. What cannot be read is in `.attrs['unread']`. Raises `UserError` if that is everything."
+    "Find the faces in pictures and name their emotions. What cannot be read is in `.attrs['unread']`. Not for decisions about people. Raises `UserError` if nothing could be read."
     classifier = model if isinstance(model, Classifier) else open_classifier(model)
     tables, unread = [], []
     for answer in answer_pictures(find_pictures(pictures), classifier, faces, detector):
@@ -137,7 +138,7 @@ def draw_faces(picture,                     # see `open_picture`
                found: pd.DataFrame = None,  # rows of `predict_faces` for it; None: predict
                **options                    # of `predict_faces`
               ) -> Image.Image:             # RGB
-    "The picture with a frame around each face, its emotion and probability."
+    "The picture with a frame around each face, its emotion and probability. Raises `UserError` as `predict_faces` does."
     image = open_picture(picture).convert('RGB')
     found = predict_faces(image, **options) if found is None else found
     pen, names = ImageDraw.Draw(image), list(found.columns[found.columns.get_loc('emotion') + 1:])
@@ -154,10 +155,11 @@ def draw_faces(picture,                     # see `open_picture`
 
 # %% ../nbs/05_predict.ipynb #ff204d85
 def open_result(path: Path):
-    "A text file to write to. Raises `UserError` if that is not possible."
+    "A text file to write to. Raises `UserError` if there is one already or it cannot be written."
+    if Path(path).is_file(): raise UserError(f'{path} exists already: remove it, or choose another name')
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return open(path, 'w', encoding='utf-8', newline='')
+        return open(path, 'w', encoding='utf-8', errors='backslashreplace', newline='')
     except OSError as error: raise UserError(f'{path} cannot be written ({error.strerror})') from None
 
 def free_path(folder: Path, image: str, suffix: str) -> Path:
@@ -167,28 +169,34 @@ def free_path(folder: Path, image: str, suffix: str) -> Path:
     names = (Path(folder)/f"{Path(image).stem}-faces{number or ''}{suffix}" for number in count())
     return next(path for path in names if not path.exists())
 
+# %% ../nbs/05_predict.ipynb #bb8238ad
 @contextmanager
 def result_files(csv: str | Path | None = None, json_lines: str | Path | None = None) -> Iterator[Callable]:
-    "A function that appends an image's name, faces and error to the files. Raises `UserError` for a file that cannot be written."
-    try:
-        with ExitStack() as stack:
-            rows, lines = [path and stack.enter_context(open_result(path)) for path in (csv, json_lines)]
-            def keep(image: str, faces: pd.DataFrame, error: str = ''):
+    "A function that appends an image's name, faces and error, and more for the JSON, to the files. Raises `UserError` for a file that exists or cannot be written."
+    with ExitStack() as stack:
+        rows, lines = [path and stack.enter_context(open_result(path)) for path in (csv, json_lines)]
+        header = True
+        def keep(image: str, faces: pd.DataFrame, error: str = '', **about):
+            nonlocal header
+            try:
                 if rows:
-                    with_name(image, faces).to_csv(rows, index=False, header=rows.tell() == 0)
+                    with_name(image, faces).to_csv(rows, index=False, header=header)
                     rows.flush()
+                    header = False
                 if lines:
                     found = json.loads(faces.to_json(orient='records', double_precision=6))
-                    lines.write(json.dumps(dict(image=image, faces=found) | (dict(error=error) if error else {}), ensure_ascii=False) + chr(10))
+                    lines.write(json.dumps(dict(image=image) | about | dict(faces=found) | (dict(error=error) if error else {})) + chr(10))
                     lines.flush()
-            yield keep
-    except OSError as error: raise UserError(f'the results cannot be written on ({error.strerror})') from None
+            except OSError as problem:
+                stack.pop_all()  # closing them would fail once more
+                raise UserError(f'the results cannot be written on ({problem.strerror})') from None
+        yield keep
 
 # %% ../nbs/05_predict.ipynb #f26c4c6c
 UPLOAD_LIMIT = 20_000_000  # bytes
 
-def upload_widget(**options  # of `predict_faces`
-                 ):
+def upload_widget(model: str | Path = 'base', **options  # of `predict_faces`
+                 ):  # ipywidgets.VBox
     "A button to upload pictures, and below it each with its faces. Raises `UserError` without ipywidgets."
     try: import ipywidgets
     except ImportError: raise UserError("ipywidgets is not installed: pip install 'fer2013_cnn[demo]'") from None
@@ -198,9 +206,9 @@ def upload_widget(**options  # of `predict_faces`
         for file in change['new']:
             try:
                 if file['size'] > UPLOAD_LIMIT: raise UserError(f'expected at most {UPLOAD_LIMIT:,} bytes')
-                found = predict_faces(content := bytes(file['content']), **options)
+                found = predict_faces(content := bytes(file['content']), model, **options)
                 shown.append_stdout(f"{file['name']}: {len(found)} face{'' if len(found) == 1 else 's'}\n")
                 for result in (draw_faces(content, found), found.drop(columns='image').round(3)): shown.append_display_data(result)
             except UserError as error: shown.append_stdout(f"{file['name']}: {error}\n")
     button.observe(show, 'value')
-    return ipywidgets.VBox([ipywidgets.HTML('Expressions as FER2013 labels them, right for about two faces in three. Not for decisions about people.'), button, shown])
+    return ipywidgets.VBox([ipywidgets.HTML(worth(str(model))), button, shown])
