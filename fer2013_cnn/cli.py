@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Preset', 'Model', 'pairs', 'show_table', 'open_data', 'prepare', 'train',
-           'evaluate', 'models', 'summary', 'show_found', 'predict_pictures', 'predict_film', 'predict', 'export',
-           'demo', 'report', 'main']
+           'evaluate', 'models', 'summary', 'show_found', 'predict_pictures', 'predict_film', 'save_plot', 'predict',
+           'export', 'demo', 'report', 'main']
 
 # %% ../nbs/07_cli.ipynb #cc56e5ae
 import os, sys
@@ -43,7 +43,7 @@ def show_table(table, title: str):
     columns = [Column(str(name), justify='right' if all(isinstance(value, Integral) for value in table[name]) else 'left') for name in table.columns]
     out = Table('', *columns, title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, row in table.iterrows(): out.add_row(' · '.join(name) if isinstance(name, tuple) else str(name), *(f'{value:,}' if isinstance(value, Integral) else str(value) for value in row))
-    Console().print(out)
+    Console(markup=False, emoji=False, highlight=False).print(out)
 
 # %% ../nbs/07_cli.ipynb #9adfc26a
 def open_data(data: str | None, cache: Path | None, on_bad: str = 'raise', verify: bool = False):
@@ -125,7 +125,7 @@ def models():
     for name, source in zoo.source.items(): print(f'{name}: {source}')
 
 # %% ../nbs/07_cli.ipynb #6bc80b1f
-Model = Annotated[str, typer.Option(metavar='NAME|RUN|FILE', help="'small' or 'base', a run folder, an .onnx file of 'fer2013 export'; with --foreign anybody's .keras file.")]
+Model = Annotated[str, typer.Option(metavar='NAME|RUN|FILE', help="'small' or 'base', a run folder, an .onnx file of 'fer2013 export'.")]
 
 def summary(unit: str, emotions, images: int, unread: list[str], without: int) -> str:
     "What was found, in a line, and what could not be read, a line each."
@@ -145,8 +145,8 @@ def show_found(found, most: int = 30):
     if len(found) > most: print(f'... and {len(found) - most:,} more: --csv or --json keeps them all')
 
 # %% ../nbs/07_cli.ipynb #dbf769d1
-def predict_pictures(sources: list[str], classifier, faces: str, detector: str, keep, draw: Path | None):
-    "Answer pictures one by one; print what was found. Raises `UserError` if nothing could be read."
+def predict_pictures(sources: list[str], classifier, faces: str, detector: str, keep, draw: Path | None) -> tuple:
+    "Answer pictures one by one until Ctrl-C; the faces as a table, and the summary. Raises `UserError` if nothing could be read."
     import pandas as pd
     from tqdm import tqdm
     from fer2013_cnn.data import UserError
@@ -158,35 +158,45 @@ def predict_pictures(sources: list[str], classifier, faces: str, detector: str, 
             keep(answer.image, answer.faces, answer.error)
             if answer.error: unread.append(f'{answer.image}: {answer.error}')
             else: without += not len(answer.faces)
-            if draw and not answer.error: draw_faces(answer.picture, answer.faces).save(free_path(draw, answer.image, '.jpg'), quality=92)
             found.append(with_name(answer.image, answer.faces))
+            if not draw or answer.error: continue
+            try: draw_faces(answer.picture, answer.faces).save(free_path(draw, answer.image, '.jpg'), quality=92)
+            except OSError as error: print(f'{answer.image} could not be drawn ({error})')
     except KeyboardInterrupt: print(f'Stopped after {len(found):,} of {len(pictures):,} pictures.')
-    if not found: raise UserError('no picture was answered')
-    if len(unread) == len(found): raise UserError(f'nothing could be read: {unread[0]}' + (f' (and {len(unread) - 1:,} more)' if unread[1:] else ''))
+    if len(unread) == len(found):
+        print(*unread[1:], sep=chr(10), end=chr(10) if unread[1:] else '')
+        raise UserError(f'nothing could be read: {unread[0]}' if unread else 'no picture was answered')
     table = pd.concat(found, ignore_index=True)
     return table, summary('picture', table.emotion, len(found) - len(unread), unread, without)
 
-def predict_film(source: str, classifier, detector: str, every: int, smooth: float, keep, draw: Path | None, plot: Path | None):
-    "Answer a film or a camera frame by frame until it ends or Ctrl-C. Raises `UserError` if no frame could be read."
+# %% ../nbs/07_cli.ipynb #bd1d5409
+def predict_film(source: str, classifier, detector: str, every: int, smooth: float, keep, draw: Path | None) -> tuple:
+    "Answer a film or a camera frame by frame until it ends or Ctrl-C; the faces as a table, and the summary. Raises `UserError` if no frame could be read."
     import pandas as pd
     from fer2013_cnn.data import UserError
     from fer2013_cnn.predict import free_path
-    from fer2013_cnn.video import is_camera, plot_emotions, watch
+    from fer2013_cnn.video import is_camera, watch
     frames = []
     try:
         for faces in watch(source, classifier, detector, every, smooth, draw and free_path(draw, source.replace(':', '-'), '.mp4')):
             if is_camera(source) and not frames: print('Ctrl-C ends it, and keeps what was seen.')
             frames.append(faces)
-            keep(source, faces)
+            keep(source, faces, time=faces.attrs['time'])
     except KeyboardInterrupt: print('Stopped.')
     if not frames: raise UserError(f'{source} has no frame that can be read')
     table = pd.concat(frames, ignore_index=True)
-    if plot: plot_emotions(table).savefig(plot)
     return table, summary('frame', table.emotion, len(frames), [], sum(not len(faces) for faces in frames))
+
+def save_plot(found, path: Path):
+    "Draw emotion over time into a file; say so if there is nothing to draw."
+    from fer2013_cnn.video import plot_emotions
+    if not len(found): return print('No face, so no plot.')
+    plot_emotions(found).savefig(path)
+    print(f'Plot: {path}')
 
 # %% ../nbs/07_cli.ipynb #3d4d1ad1
 @app.command()
-def predict(paths: Annotated[list[str], typer.Argument(metavar='PATH...', help="Pictures, folders, patterns in quotes; or one film, or 'webcam' ('webcam:1' is the second).")],
+def predict(paths: Annotated[list[str], typer.Argument(metavar='PATH...', help="Pictures, folders, patterns in quotes; or films, or 'webcam' ('webcam:1' is the second).")],
             csv: Annotated[Optional[Path], typer.Option(help='File for a row a face, written as it is found.')] = None,
             json: Annotated[Optional[Path], typer.Option(help='File for a line of JSON a picture (JSON Lines).')] = None,
             draw: Annotated[Optional[Path], typer.Option(metavar='DIR', help='Folder for copies with a frame around each face.')] = None,
@@ -195,31 +205,38 @@ def predict(paths: Annotated[list[str], typer.Argument(metavar='PATH...', help="
             every: Annotated[int, typer.Option(metavar='N', help='Of a film: look at each N-th frame.')] = 1,
             smooth: Annotated[float, typer.Option(metavar='SECONDS', help='Of a film: half-life of a moving average of the probabilities.')] = 0.,
             plot: Annotated[Optional[Path], typer.Option(metavar='FILE', help='Of a film: draw emotion over time (.png, .svg, .pdf).')] = None,
-            foreign: Annotated[bool, typer.Option('--foreign', help="Open a .keras file that is not ours, in Keras' safe mode.")] = False,
+            foreign: Annotated[bool, typer.Option('--foreign', help="For --model: open a .keras file that is not ours, in Keras' safe mode.")] = False,
             values: Annotated[str, typer.Option(metavar='0-255|0-1|-1-1', help='Grey values that a foreign network takes.')] = '0-255',
             classes: Annotated[str, typer.Option(metavar='NAMES', help='Class names of a foreign network in the order of its answers, separated by commas.')] = ''):
-    "Find faces and name their emotions. The labels are those of posed web pictures, right for about two faces in three, and not equally for all people: not for decisions about people."
+    "Find faces and name their emotions. The labels are those of posed web pictures, often wrong, and not equally for all people: not for decisions about people."
+    from glob import glob
     from fer2013_cnn.data import UserError
     from fer2013_cnn.predict import open_classifier, result_files
+    from fer2013_cnn.runtime import worth
     from fer2013_cnn.video import is_video
+    paths = [path for one in paths for path in (sorted(glob(one)) if is_video(one) else []) or [one]]
     film = any(map(is_video, paths))
-    if film and len(paths) > 1: raise UserError('name one film or camera at a time, and pictures by themselves')
+    if film and not all(map(is_video, paths)): raise UserError('name films by themselves, and pictures by themselves')
+    if plot and len(paths) > 1: raise UserError('--plot is for one film at a time')
     if film and faces == 'cropped': raise UserError('--faces cropped is for pictures')
     if not film and (plot or every != 1 or smooth): raise UserError('--every, --smooth and --plot are for films')
-    if plot and plot.suffix not in ('.png', '.svg', '.pdf'): raise UserError(f'--plot {plot}, expected a name that ends in .png, .svg or .pdf')
+    if plot and (plot.suffix not in ('.png', '.svg', '.pdf') or not plot.parent.is_dir()): raise UserError(f'--plot {plot}, expected a name that ends in .png, .svg or .pdf, in a folder that is there')
     classifier = open_classifier(model, foreign, values, classes)
     with result_files(csv, json) as keep:
-        found, said = predict_film(paths[0], classifier, detector, every, smooth, keep, draw, plot) if film else predict_pictures(paths, classifier, faces, detector, keep, draw)
-    if not (csv or json): show_found(found)
-    print(said)
-    for what, where in (('Faces', csv), ('Faces', json), ('Pictures', draw), ('Plot', plot)):
+        for path in paths if film else ['']:
+            found, said = predict_film(path, classifier, detector, every, smooth, keep, draw) if film else predict_pictures(paths, classifier, faces, detector, keep, draw)
+            if not (csv or json): show_found(found)
+            print(f'{path}: {said}' if film else said)
+    print(f'{worth(model)[0].upper()}{worth(model)[1:]}')
+    for what, where in (('Faces', csv), ('Faces', json), ('Pictures', draw)):
         if where: print(f'{what}: {where}')
+    if plot: save_plot(found, plot)
 
 # %% ../nbs/07_cli.ipynb #2145be45
 @app.command()
 def export(network: Annotated[str, typer.Argument(metavar='RUN|NAME', help="A run folder, 'small' or 'base'.")],
            format_: Annotated[str, typer.Option('--format', metavar='onnx|litert|saved_model', help='For ONNX Runtime, LiteRT (TensorFlow Lite), or TensorFlow Serving.')] = 'onnx',
-           int8: Annotated[bool, typer.Option('--int8', help='Also in 8-bit whole numbers, calibrated on Training: about a quarter of the size.')] = False,
+           int8: Annotated[bool, typer.Option('--int8', help='Also in 8-bit whole numbers, calibrated on Training: less than a third of the size.')] = False,
            to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder for the files.')] = Path('.'), data: Data = None, cache: Cache = None):
     "Write a network for another runtime, after asking that runtime about PublicTest and comparing its answers."
     faces = open_data(data, cache)
@@ -270,6 +287,7 @@ def report(name: Annotated[str, typer.Argument(help='train_and_evaluate, evaluat
 # %% ../nbs/07_cli.ipynb #2d906d00
 def main():
     "Run the command line; the console script `fer2013`."
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files may be anything
     if not sys.stderr.isatty(): os.environ.setdefault('TQDM_DISABLE', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     try: sys.exit(app(prog_name='fer2013', standalone_mode=False))

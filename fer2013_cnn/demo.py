@@ -24,7 +24,7 @@ from .data import UserError
 from .detect import find_faces
 from .pictures import open_picture
 from .predict import BOX, UPLOAD_LIMIT, answer_pictures, cut, draw_faces, open_classifier, result_files, table, with_name
-from .runtime import Classifier, pretrained_card
+from .runtime import Classifier, pretrained_card, pretrained_names
 
 # %% ../nbs/05f_demo.ipynb #57165f5d
 KEPT = 30  # minutes
@@ -33,8 +33,7 @@ def introduction(model: str | Path = 'base'  # see `open_classifier`
                 ) -> str:                    # Markdown
     "What a network is, how often it is right, and what it must not be used for."
     from fer2013_cnn.evaluate import percent
-    try: score = None if Path(model).exists() else pretrained_card(str(model))['metrics']['PrivateTest']
-    except UserError: score = None
+    score = pretrained_card(str(model))['metrics']['PrivateTest'] if str(model) in pretrained_names() else None
     right = f"names the label of {percent(score['accuracy'], score['accuracy_ci95'])} of FER2013's test faces" if score else 'names a label that is not always right; how often it is, this page does not know'
     return f"""**{Path(model).name}** is a network that sorts faces by expression. It {right}.
 
@@ -109,7 +108,7 @@ SHOWN = 1600  # pixels of the longer side
 
 def picture_tab(gradio, model: str, classifier: Classifier, detector: str):
     "Upload, webcam or example; the annotated picture, bars, a table, maps."
-    state = gradio.State()
+    state = gradio.State(time_to_live=60*KEPT)
     with gradio.Row():
         with gradio.Column():
             picture = gradio.Image(type='filepath', image_mode=None, sources=['upload', 'webcam', 'clipboard'], label='Your picture', height=360, buttons=[], elem_id='picture')
@@ -131,7 +130,7 @@ def picture_tab(gradio, model: str, classifier: Classifier, detector: str):
         shown = draw_faces(image, faces)
         shown.thumbnail((SHOWN, SHOWN))
         if not len(faces): return '**No face was found.** It finds upright faces that look into the camera.', shown, None, gradio.Dataframe(visible=False), None
-        return f"**{counted(len(faces), 'face')} found.**", shown, faces.iloc[0][list(classifier.class_names)].to_dict(), gradio.Dataframe(rounded(faces), visible=True), (crops, faces)
+        return f"**{counted(len(faces), 'face')} found.**", shown, faces.iloc[0, faces.columns.get_loc('emotion') + 1:].to_dict(), gradio.Dataframe(rounded(faces), visible=True), (crops, faces)
 
     def look(seen, wanted):
         try: return gradio.Plot(face_maps(model, *seen) if wanted and seen else None, visible=bool(wanted and seen))

@@ -59,7 +59,8 @@ def write_litert(network: keras.Model, path: Path, watched: np.ndarray | None = 
     with quietly(): path.write_bytes(converter.convert())
 
 # %% ../nbs/05e_export.ipynb #ce8e2826
-def ask_litert(path: Path, images: np.ndarray) -> np.ndarray:
+def ask_litert(path: Path, images: np.ndarray  # uint8 (N, 48, 48)
+              ) -> np.ndarray:                 # float32 (N, classes)
     "Probabilities by LiteRT. Raises `UserError` without the extra `export`."
     with quietly():
         interpreter = need('ai_edge_litert.interpreter').Interpreter(str(path))
@@ -128,7 +129,7 @@ def compare(answers: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> dict
 
 def check(row: dict, int8: bool, path: Path):
     "Raise `UserError` if an export answers otherwise than the network: by more than 0.0001 in any face, or for int8 by more than 0.05 in the mean face."
-    if row['mean difference'] > .05 if int8 else row['largest difference'] > 1e-4:
+    if not (row['mean difference'] <= .05 if int8 else row['largest difference'] <= 1e-4):  # so that NaN is refused, too
         raise UserError(f"{path} was not written: it gives {row['same answers']:.1%} of the network's answers, and differs by up to {row['largest difference']:.2g}")
 
 # %% ../nbs/05e_export.ipynb #c979b2ff
@@ -145,15 +146,17 @@ def export_network(source: str,              # a run folder, 'small' or 'base'
     if not known: raise UserError(f'{source} is not one of our networks: name a run folder, small or base')
     names, rows = tuple(known['data']['class_names']), faces.rows('PublicTest')
     if names != tuple(faces.class_names): raise UserError(f"{source} knows other classes than {faces.name}: name the data it was trained on with --data")
+    if not len(rows): raise UserError(f'{faces.name} has no PublicTest faces to compare with')
     if int8 and faces.fingerprint != known['data']['fingerprint']: raise UserError(f"int8 is calibrated on the faces that {source} has learned from ({known['data']['name']}): name them with --data")
     chosen = np.random.default_rng(0).choice(faces.rows('Training'), min(WATCHED, len(faces.rows('Training'))), replace=False)
-    paths = {kind: Path(folder)/f"{Path(source).name}{'-int8' if kind == 'int8' else ''}{FORMATS[format]}" for kind in ('float', *['int8']*int8)}
+    paths = {kind: Path(folder)/f"{Path(source).resolve().name}{'-int8' if kind == 'int8' else ''}{FORMATS[format]}" for kind in ('float', *['int8']*int8)}
     for path in paths.values():
         if path.exists(): raise UserError(f'{path} exists already: remove it, or choose another folder with --to')
+    try: Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise UserError(f'{folder} cannot be written ({error.strerror})') from None
     images, labels, table = faces.images[rows], faces.labels[rows], {}
     wanted = network.predict(images[..., None], batch_size=256, verbose=0)
     table['Keras'] = dict(bytes=0) | compare(wanted, wanted, labels)
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for kind, path in paths.items():
         with tempfile.TemporaryDirectory(dir=folder, prefix='.') as scratch:
             aside = Path(scratch)/path.name
@@ -186,6 +189,6 @@ def pack_onnx(name: str,              # of a network that `fer2013_cnn.pretraine
         write_onnx(network, aside, card['data']['class_names'])
         halve(aside)
         difference = float(np.abs(open_onnx(aside).predict(images) - network.predict(images[..., None], batch_size=256, verbose=0)).max())
-        if difference > .005: raise UserError(f'{path} was not written: it differs from the network by {difference:.2g}')
+        if not difference <= .005: raise UserError(f'{path} was not written: it differs from the network by {difference:.2g}')
     write_json(folder/f'{name}.json', card | dict(onnx_sha256=checksum(path)))
     return difference

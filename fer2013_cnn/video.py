@@ -31,8 +31,8 @@ from .runtime import Classifier
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 def is_camera(source: str | Path) -> bool:
-    "Whether a source is 'webcam' or 'webcam:1'."
-    return str(source).partition(':')[0] == 'webcam'
+    "Whether a source is 'webcam' or 'webcam:1', and no file of that name."
+    return str(source).partition(':')[0] == 'webcam' and not Path(source).exists()
 
 def is_video(source: str | Path) -> bool:
     "Whether a source is a camera, or by its name a film."
@@ -42,9 +42,9 @@ def open_video(source: str | Path) -> cv2.VideoCapture:
     "Open a film, or a camera by its number. Raises `UserError` for what is neither."
     camera = str(source).partition(':')[2] or '0' if is_camera(source) else None
     if camera is None and not Path(source).is_file(): raise UserError(f'{source} does not exist')
-    if camera and not camera.isdigit(): raise UserError(f"no camera is named {camera!r}: 'webcam' is the first, 'webcam:1' the second")
+    if camera and not (camera.isdigit() and len(camera) < 4): raise UserError(f"no camera is named {camera!r}: 'webcam' is the first, 'webcam:1' the second")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails is said by our own errors
-    capture = cv2.VideoCapture(int(camera) if camera else str(source))
+    capture = cv2.VideoCapture(int(camera)) if camera else cv2.VideoCapture(os.path.abspath(source), cv2.CAP_FFMPEG)  # a relative 12:30.mp4 would be taken for a web address
     if not capture.isOpened(): raise UserError(f'camera {camera} cannot be opened' if camera else f'{source} is no film that can be read')
     return capture
 
@@ -57,12 +57,14 @@ class Frame:
 
 def read_frames(capture: cv2.VideoCapture, every: int = 1, live: bool = False) -> Iterator[Frame]:
     "Each `every`-th frame of a film until its end, or of a camera until it stops."
-    start, rate = time.monotonic(), capture.get(cv2.CAP_PROP_FPS) or 25.
+    start, rate, moment = time.monotonic(), capture.get(cv2.CAP_PROP_FPS) or 25., 0.
     for number in count():
         if not capture.grab(): return
+        stamp = capture.get(cv2.CAP_PROP_POS_MSEC)/1000
+        moment = time.monotonic() - start if live else stamp if stamp > moment else number/rate
         if number % every: continue
         read, pixels = capture.retrieve()
-        if read: yield Frame(time.monotonic() - start if live else number/rate, number, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+        if read: yield Frame(moment, number, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
 
 # %% ../nbs/05d_video.ipynb #904df2e3
 OVERLAP, LOST = 1/3, 1.  # share of the area of both; seconds
@@ -77,15 +79,18 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 @dataclass
 class Tracks:
     "The faces that are in view."
-    seen: dict = field(default_factory=dict)  # number → (time, box, smoothed probabilities)
+    seen: dict = field(default_factory=dict)  # number → (time in seconds, box, smoothed probabilities)
     numbers: Iterator = field(default_factory=count)
+    before: float = 0.                        # time of the last look, seconds
 
     def name(self, when: float, boxes: np.ndarray) -> list:
         "The number of each box (N, 4), known or new."
-        from scipy.optimize import linear_sum_assignment  # half a second, which only films need
-        known = {number: box for number, (last, box, _) in self.seen.items() if when - last <= LOST}
-        pairs = overlaps(boxes, np.reshape([*known.values()], (-1, 4)))
-        same = {row: [*known][column] for row, column in zip(*linear_sum_assignment(-pairs)) if pairs[row, column] >= OVERLAP}
+        from scipy.optimize import linear_sum_assignment  # half a second to import, which only films need
+        patience, self.before = max(LOST, 2*(when - self.before)), when
+        self.seen = {number: known for number, known in self.seen.items() if when - known[0] <= patience}
+        pairs = overlaps(boxes, np.reshape([box for _, box, _ in self.seen.values()], (-1, 4)))
+        pairs = np.where(pairs >= OVERLAP, pairs, 0)
+        same = {row: [*self.seen][column] for row, column in zip(*linear_sum_assignment(-pairs)) if pairs[row, column]}
         return [same[row] if row in same else next(self.numbers) for row in range(len(boxes))]
 
     def smooth(self, number: int, when: float, box: np.ndarray, probabilities: np.ndarray, halflife: float) -> np.ndarray:
@@ -103,8 +108,8 @@ def answer_frames(frames: Iterator[Frame], classifier: Classifier, detector: str
                   smooth: float = 0.,       # half-life of the moving average, seconds
                   together: int = TOGETHER  # frames that are answered at once
                  ) -> Iterator[tuple]:      # pairs of a frame and its faces: time, face, and the columns of `table`
-    "Find, follow and answer the faces of a film."
-    tracks = Tracks()
+    "Find, follow and answer the faces of a film; `attrs` of the faces has the time, also where there are none."
+    tracks, frames = Tracks(), iter(frames)
     for batch in iter(lambda: list(islice(frames, together)), []):
         cuts = [cut(frame.image, 'detect', detector) for frame in batch]
         probabilities = classifier.predict(np.concatenate([images for _, images in cuts]))
@@ -115,19 +120,22 @@ def answer_frames(frames: Iterator[Frame], classifier: Classifier, detector: str
             faces = table(boxes, np.reshape(smoothed, (-1, len(classifier.class_names))), classifier.class_names)
             faces.insert(0, 'face', numbers)
             faces.insert(0, 'time', round(frame.time, 3))
+            faces.attrs['time'] = round(frame.time, 3)
             yield frame, faces
 
 # %% ../nbs/05d_video.ipynb #6cf85871
 @contextmanager
-def film_writer(path: Path | None, rate: float):
+def film_writer(path: str | Path | None, rate: float  # frames a second
+               ):
     "A function that appends pictures to an .mp4; it appears when the block ends, however it ends. Without a path it does nothing. Raises `UserError` if it cannot be written."
-    aside, writer = path and path.with_name(f'.{path.name}.part.mp4'), None
+    path, writer, size = path and Path(path), None, None
+    aside = path and path.with_name(f'.{path.name}.part.mp4')
     def append(image: Image.Image):
-        nonlocal writer
+        nonlocal writer, size
         if path is None: return
-        writer = writer or cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*'mp4v'), rate, image.size)
+        if writer is None: writer, size = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*'mp4v'), min(rate, 120.), image.size), image.size
         if not writer.isOpened(): raise UserError(f'{path} cannot be written')
-        writer.write(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
+        writer.write(cv2.cvtColor(np.asarray(image if image.size == size else image.resize(size)), cv2.COLOR_RGB2BGR))
     try: yield append
     finally:
         if writer:
@@ -140,7 +148,7 @@ def watch(source: str | Path,          # a film, 'webcam' or 'webcam:1'
           detector: str = 'haar',
           every: int = 1,              # look at each of so many frames
           smooth: float = 0.,          # half-life of the moving average, seconds; 0: none
-          draw: Path | None = None     # .mp4 for an annotated copy
+          draw: str | Path | None = None  # .mp4 for an annotated copy
          ) -> Iterator[pd.DataFrame]:
     "The faces of a film, frame by frame: time (seconds), face (number), then as `predict_faces`. Raises `UserError` for what cannot be opened or a setting out of range."
     if every < 1 or smooth < 0: raise UserError(f'every={every} and smooth={smooth}, expected at least 1 and 0')
