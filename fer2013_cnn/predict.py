@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['BOX', 'TAKEN', 'FACES', 'PALETTE', 'UPLOAD_LIMIT', 'classifier_of_run', 'foreign_classifier', 'open_classifier',
            'Answer', 'table', 'with_name', 'cut', 'answer_pictures', 'predict_faces', 'draw_faces', 'open_result',
-           'free_path', 'result_files', 'upload_widget']
+           'free_path', 'result_files', 'uploaded', 'upload_widget']
 
 # %% ../nbs/05_predict.ipynb #8f6b101a
-import json
+import io, json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from html import escape
 from itertools import count
 from pathlib import Path
 
@@ -195,20 +196,23 @@ def result_files(csv: str | Path | None = None, json_lines: str | Path | None = 
 # %% ../nbs/05_predict.ipynb #f26c4c6c
 UPLOAD_LIMIT = 20_000_000  # bytes
 
+def uploaded(name: str, content: bytes, **options) -> list:
+    "Widgets that show an uploaded picture: a line, the picture with frames, its faces as a table."
+    from ipywidgets import HTML, Image as Shown
+    try:
+        if len(content) > UPLOAD_LIMIT: raise UserError(f'expected at most {UPLOAD_LIMIT:,} bytes')
+        found = predict_faces(image := open_picture(content), **options)
+    except UserError as error: return [HTML(f'{escape(name)}: {escape(str(error))}')]
+    draw_faces(image, found).save(file := io.BytesIO(), 'JPEG', quality=90)
+    return [HTML(f"{escape(name)}: {len(found)} face{'' if len(found) == 1 else 's'}"), Shown(value=file.getvalue(), format='jpeg', layout=dict(max_width='640px', object_fit='contain')),
+            HTML(found.drop(columns='image').round(2).to_html(border=0))]
+
 def upload_widget(model: str | Path = 'base', **options  # of `predict_faces`
                  ):  # ipywidgets.VBox
     "A button to upload pictures, and below it each with its faces. Raises `UserError` without ipywidgets."
-    try: import ipywidgets
+    try: from ipywidgets import HTML, FileUpload, VBox
     except ImportError: raise UserError("ipywidgets is not installed: pip install 'fer2013_cnn[demo]'") from None
-    button, shown = ipywidgets.FileUpload(accept='image/*', multiple=True, description='Pictures'), ipywidgets.Output()
-    def show(change):
-        shown.outputs = ()
-        for file in change['new']:
-            try:
-                if file['size'] > UPLOAD_LIMIT: raise UserError(f'expected at most {UPLOAD_LIMIT:,} bytes')
-                found = predict_faces(content := bytes(file['content']), model, **options)
-                shown.append_stdout(f"{file['name']}: {len(found)} face{'' if len(found) == 1 else 's'}\n")
-                for result in (draw_faces(content, found), found.drop(columns='image').round(3)): shown.append_display_data(result)
-            except UserError as error: shown.append_stdout(f"{file['name']}: {error}\n")
+    button, shown = FileUpload(accept='image/*', multiple=True, description='Pictures'), VBox()
+    def show(change): shown.children = [widget for file in change['new'] for widget in uploaded(file['name'], bytes(file['content']), model=model, **options)]
     button.observe(show, 'value')
-    return ipywidgets.VBox([ipywidgets.HTML(worth(str(model))), button, shown])
+    return VBox([HTML(worth(str(model))), button, shown])
