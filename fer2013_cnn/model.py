@@ -68,31 +68,30 @@ def residual_block(x, filters: int, strides: int = 1,
 def resnet(name: str,
            classes: int,
            widths: tuple,        # channels at 24, 12, 6 and 3 pixels
-           blocks: int = 1,      # residual blocks at each of them
+           blocks: tuple,        # residual blocks at each of them
            dropout: float = .2   # share of the last features dropped in training, 0–1
           ) -> keras.Model:
     "Residual network with a first convolution of stride 2 on standardised pixels."
     pixels = layers.Input((*SHAPE, 1), name='pixels')
-    x = layers.Rescaling(1/255)(pixels)
-    x = layers.GroupNormalization(groups=1, center=False, scale=False, name='standardise')(x)
+    x = layers.GroupNormalization(groups=1, epsilon=65., center=False, scale=False, name='standardise')(pixels)
     x = layers.ReLU()(convolve(x, widths[0], 3, strides=2))
     for stage, width in enumerate(widths):
-        for block in range(blocks): x = residual_block(x, width, strides=2 if stage and not block else 1)
+        for block in range(blocks[stage]): x = residual_block(x, width, strides=2 if stage and not block else 1)
     x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(pixels, layers.Dense(classes, activation='softmax', name='probabilities')(x), name=name)
 
 # %% ../nbs/02_model.ipynb #c1cba197
 def small(classes: int = len(CLASSES)) -> keras.Model:
-    "The project's small network: ten weighted layers, 9 million MACs."
-    return resnet('small', classes, (16, 32, 64, 124))
+    "The project's small network: ten weighted layers, 8 million MACs."
+    return resnet('small', classes, (16, 32, 64, 96), blocks=(0, 1, 2, 1))
 
 def base(classes: int = len(CLASSES)) -> keras.Model:
     "The project's middle network: ten weighted layers, 36 million MACs."
-    return resnet('base', classes, (32, 64, 128, 256))
+    return resnet('base', classes, (32, 64, 128, 256), blocks=(1, 1, 1, 1))
 
 def large(classes: int = len(CLASSES)) -> keras.Model:
     "The project's large network, for training on a graphics card: eighteen weighted layers."
-    return resnet('large', classes, (64, 128, 256, 512), blocks=2)
+    return resnet('large', classes, (64, 128, 256, 512), blocks=(2, 2, 2, 2))
 
 # %% ../nbs/02_model.ipynb #f86378fd
 def separable_block(x, filters: int):

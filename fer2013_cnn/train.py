@@ -28,7 +28,7 @@ import keras  # after .model, which imports it quietly
 class Batches(keras.utils.PyDataset):
     "Training faces and their targets in an order that follows from (seed, epoch)."
     def __init__(self, images: np.ndarray, targets: np.ndarray, settings: Settings):
-        super().__init__()
+        super().__init__(workers=2)  # Keras then draws ahead itself, without a stage of tf.data that tunes itself
         self.images, self.targets, self.settings = images, targets, settings
         self.begin(epoch=0)
 
