@@ -10,6 +10,7 @@ __all__ = ['LIMITS', 'photographs', 'PRESETS', 'Settings', 'default_preset', 'co
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from sklearn.utils.class_weight import compute_sample_weight
 
 from .data import FERPLUS, SHAPE, Dataset, UserError
 from .model import ZOO
@@ -18,7 +19,7 @@ from keras import layers
 
 # %% ../nbs/03b_recipe.ipynb #af38607f
 LIMITS = dict(epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
-              label_smoothing=(0, .99), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), erasing=(0, 1), mixup=(0, 10),
+              label_smoothing=(0, .99), class_weights=(0, 1), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), erasing=(0, 1), mixup=(0, 10),
               distillation=(0, 1), votes_weight=(0, 10), seed=(0, 2**31 - 1))
 
 # %% ../nbs/03b_recipe.ipynb #2f251207
@@ -33,6 +34,7 @@ class Settings:
     warmup: float = .1            # share of the steps on which it rises
     weight_decay: float = .05     # on kernels only
     label_smoothing: float = .1   # share of the label spread over all classes
+    class_weights: float = 0.     # 0: each face counts alike, 1: each class; between: the power of the balanced weight
     averaging: float = .99        # what a running average of the weights keeps in a step; 0: no average
     translation: float = .08      # shift up to this share of the picture
     rotation: float = 0.          # turn up to this share of a full turn
@@ -55,8 +57,8 @@ class Settings:
 # %% ../nbs/03b_recipe.ipynb #c4d122b1
 photographs = Settings(rotation=.03, zoom=.1, erasing=.25)
 PRESETS = dict(smoke=Settings(epochs=8, batch_size=64, averaging=.9),
-               quick=Settings(epochs=12),
-               standard=replace(photographs, model='base', epochs=28),
+               quick=Settings(epochs=16),
+               standard=replace(photographs, model='base', epochs=40, averaging=.998),
                best=replace(photographs, model='large', epochs=120, averaging=.998))
 
 def default_preset(faces: Dataset) -> str:
@@ -81,11 +83,12 @@ def targets(labels: np.ndarray,            # int (N,)
             classes: int,
             settings: Settings,
             answers: np.ndarray = None     # (N, classes), the teachers' probabilities
-           ) -> np.ndarray:                # float32 (N, classes), each row sums to 1
+           ) -> np.ndarray:                # float32 (N, classes), each row sums to what the face counts
     "What the network is asked to answer."
     smooth = keras.utils.to_categorical(labels, classes)*(1 - settings.label_smoothing) + settings.label_smoothing/classes
     share = settings.distillation
-    return (smooth if answers is None else (1 - share)*smooth + share*answers).astype(np.float32)
+    wanted = smooth if answers is None else (1 - share)*smooth + share*answers
+    return (wanted*compute_sample_weight('balanced', labels)[:, None]**settings.class_weights).astype(np.float32)
 
 # %% ../nbs/03b_recipe.ipynb #ef9741e5
 def with_votes(network: keras.Model) -> keras.Model:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'write_json', 'now', 'versions', 'processor', 'machine', 'git_commit', 'describe_data', 'checksum',
-           'start_run', 'new_run', 'read_run', 'update_run', 'append_history', 'keep_history', 'read_history',
-           'Predictions', 'predictions_path', 'save_predictions', 'load_predictions']
+           'refuse_taken', 'start_run', 'new_run', 'read_run', 'update_run', 'append_history', 'keep_history',
+           'read_history', 'Predictions', 'predictions_path', 'save_predictions', 'load_predictions']
 
 # %% ../nbs/03a_run.ipynb #2c29aa37
 import hashlib, json, os, platform, subprocess
@@ -67,12 +67,15 @@ def checksum(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 # %% ../nbs/03a_run.ipynb #82d2d010
+def refuse_taken(run: str | Path):
+    "Raise `UserError` if the folder holds a run."
+    if (Path(run)/'run.json').exists(): raise UserError(f'{run} already holds a run: choose another folder with --run, or remove it')
+
 def start_run(run: str | Path,  # folder, created if need be
               about: dict       # what to write to run.json beside versions, machine and time
              ) -> Path:
     "Create a run folder with its run.json. Raises `UserError` if one is there already or the folder cannot be written."
-    run = Path(run)
-    if (run/'run.json').exists(): raise UserError(f'{run} already holds a run: choose another folder with --run, or remove it')
+    refuse_taken(run := Path(run))
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run/'run.json', dict(about, started=now(), finished=None, private_test_opened=[], git_commit=git_commit(),

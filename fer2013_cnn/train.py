@@ -19,7 +19,7 @@ from .audit import brightness, no_train_duplicate
 from .data import SPLITS, Dataset, UserError, load_votes, replacing
 from .model import build
 from .recipe import Settings, augmentation, label_accuracy, label_loss, mix, optimizer, targets, with_votes
-from .run import (Predictions, append_history, checksum, describe_data, git_commit, keep_history, now, read_run,
+from .run import (Predictions, append_history, checksum, describe_data, git_commit, keep_history, now, read_run, refuse_taken,
                              save_predictions, start_run, update_run, versions)
 from .views import answer
 import keras  # after .model, which imports it quietly
@@ -245,6 +245,7 @@ def train(faces: Dataset,
     if missing := [split for split in SPLITS if not len(faces.rows(split))]: raise UserError(f"{faces.name} has no faces in {' and '.join(missing)}")
     run, resume = Path(run), settings is None
     if resume: settings = reopen(run, faces)
+    else: refuse_taken(run)
     wanted = lessons(faces, settings)
     if not resume: start_run(run, dict(data=describe_data(faces), settings=asdict(settings), backend=keras.backend.backend()))
     try: finish(run, faces, fit(run, faces, settings, wanted, resume))
