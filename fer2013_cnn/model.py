@@ -57,9 +57,9 @@ def residual_block(x, filters: int, strides: int = 1,
                    average: bool = True  # shrink the shortcut by averaging; False: by leaving out pixels, as in 2015
                   ):
     "Two 3 × 3 convolutions around a shortcut."
-    shortcut, skip = x, strides
-    if average and strides > 1: shortcut, skip = layers.AveragePooling2D(strides)(shortcut), 1
-    if shortcut.shape[-1] != filters: shortcut = convolve(shortcut, filters, 1, skip)
+    shortcut = x
+    if strides > 1: shortcut = (layers.AveragePooling2D(strides) if average else layers.MaxPooling2D(1, strides))(shortcut)
+    if shortcut.shape[-1] != filters: shortcut = convolve(shortcut, filters, 1)
     y = layers.ReLU()(convolve(x, filters, 3, strides))
     y = convolve(y, filters, 3)
     return layers.ReLU()(layers.Add()([shortcut, y]))
@@ -96,7 +96,7 @@ def large(classes: int = len(CLASSES)) -> keras.Model:
 # %% ../nbs/02_model.ipynb #f86378fd
 def separable_block(x, filters: int):
     "Two separable convolutions and a pooling around a strided shortcut (Chollet 2017)."
-    shortcut = convolve(x, filters, 1, strides=2)
+    shortcut = convolve(layers.MaxPooling2D(1, 2)(x), filters, 1)
     for layer in (layers.ReLU(), layers.MaxPooling2D(3, 2, padding='same')):
         x = layers.SeparableConv2D(filters, 3, padding='same', use_bias=False)(x)
         x = layer(layers.BatchNormalization(momentum=.95)(x))
