@@ -19,7 +19,7 @@ $(STAMP): setup.py settings.ini pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
-report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=path|kaggle|sample PRESET=smoke|quick RUN=folder]
+report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=path|kaggle|sample PRESET=smoke|quick|standard|best RUN=folder]
 	@$(BIN)/fer2013 report $(if $(DATA),--data '$(DATA)') $(if $(PRESET),--preset '$(PRESET)') $(if $(RUN),--run '$(RUN)')
 
 test: $(STAMP)  ## every check that CI makes
@@ -36,7 +36,7 @@ README := README.md
 readme: $(STAMP)
 	@$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
 	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input nbs/index.ipynb > '$(README).raw'
-	@awk '/^```/ {if (!open && $$0 == "```") $$0 = "```python"; open = !open} 1' '$(README).raw' | sed -e 's#](\.\./#](@#' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#' > '$(README).part'
+	@awk '/^```/ {if (!open && $$0 == "```") $$0 = "```python"; open = !open} 1' '$(README).raw' | sed -e 's#](\.\./#](@#g' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#g' > '$(README).part'
 	@mv '$(README).part' '$(README)' && rm '$(README).raw'
 
 lock: $(STAMP)  ## choose the newest versions again and write constraints.txt

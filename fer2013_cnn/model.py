@@ -68,8 +68,7 @@ def residual_block(x, filters: int, strides: int = 1,
 def resnet(name: str,
            classes: int,
            widths: tuple,        # channels at 24, 12, 6 and 3 pixels
-           blocks: tuple,        # residual blocks at each of them
-           dropout: float = .2   # share of the last features dropped in training, 0–1
+           blocks: tuple         # residual blocks at each of them
           ) -> keras.Model:
     "Residual network with a first convolution of stride 2 on standardised pixels."
     pixels = layers.Input((*SHAPE, 1), name='pixels')
@@ -77,20 +76,20 @@ def resnet(name: str,
     x = layers.ReLU()(convolve(x, widths[0], 3, strides=2))
     for stage, width in enumerate(widths):
         for block in range(blocks[stage]): x = residual_block(x, width, strides=2 if stage and not block else 1)
-    x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dropout(.2)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(pixels, layers.Dense(classes, activation='softmax', name='probabilities')(x), name=name)
 
 # %% ../nbs/02_model.ipynb #c1cba197
 def small(classes: int = len(CLASSES)) -> keras.Model:
-    "The project's small network: ten weighted layers, 8 million MACs."
+    "The project's small network: ten weighted layers deep, 8 million MACs."
     return resnet('small', classes, (16, 32, 64, 96), blocks=(0, 1, 2, 1))
 
 def base(classes: int = len(CLASSES)) -> keras.Model:
-    "The project's middle network: ten weighted layers, 36 million MACs."
+    "The project's middle network: ten weighted layers deep, 36 million MACs."
     return resnet('base', classes, (32, 64, 128, 256), blocks=(1, 1, 1, 1))
 
 def large(classes: int = len(CLASSES)) -> keras.Model:
-    "The project's large network, for training on a graphics card: eighteen weighted layers."
+    "The project's large network, for training on a graphics card: eighteen weighted layers deep."
     return resnet('large', classes, (64, 128, 256, 512), blocks=(2, 2, 2, 2))
 
 # %% ../nbs/02_model.ipynb #f86378fd
@@ -149,7 +148,7 @@ def build(name: str,  # one of `ZOO`
 # %% ../nbs/02_model.ipynb #60be6c91
 def layer_macs(layer: keras.layers.Layer  # of a built network
               ) -> int:
-    "Multiply–accumulate operations of a layer for one face; only convolutions and dense layers have any that count."
+    "Multiply–accumulate operations of a layer for one face; only 2-D convolutions, separable or not, and dense layers are counted."
     if isinstance(layer, layers.SeparableConv2D):
         return int(np.prod(layer.output.shape[1:3]) * sum(np.prod(kernel.shape) for kernel in (layer.depthwise_kernel, layer.pointwise_kernel)))
     if isinstance(layer, layers.Conv2D): return int(np.prod(layer.output.shape[1:3]) * np.prod(layer.kernel.shape))
@@ -168,8 +167,8 @@ def describe(network: keras.Model) -> pd.DataFrame:
 def zoo_table() -> pd.DataFrame:
     "The zoo: a row a network with its parameters, MACs, input pixels and source."
     rows = {}
-    for name, network in {name: build(name) for name in ZOO}.items():
-        costs = describe(network)
+    for name in ZOO:
+        costs = describe(network := build(name))
         sees = network.get_layer(costs.index[0]).input.shape[1:3]
         rows[name] = dict(parameters=network.count_params(), MACs=costs.MACs.sum(), input=' × '.join(map(str, sees)), source=ZOO[name].__doc__)
     return pd.DataFrame(rows).T

@@ -32,14 +32,14 @@ class Settings:
     optimizer: str = 'muon'       # 'muon' or 'adamw'
     learning_rate: float = 6e-3   # highest of the cycle
     warmup: float = .1            # share of the steps on which it rises
-    weight_decay: float = .05     # on kernels only
+    weight_decay: float = .05     # on kernels only; with muon not on the last layer's
     label_smoothing: float = .1   # share of the label spread over all classes
     class_weights: float = 0.     # 0: each face counts alike, 1: each class; between: the power of the balanced weight
     averaging: float = .99        # what a running average of the weights keeps in a step; 0: no average
     translation: float = .08      # shift up to this share of the picture
     rotation: float = 0.          # turn up to this share of a full turn
     zoom: float = 0.              # enlarge or shrink up to this share
-    erasing: float = 0.           # share of the faces in which a rectangle is blotted out
+    erasing: float = 0.           # a rectangle of a face is blotted out with a probability that Keras draws between 0 and this
     mixup: float = 0.             # both parameters of the beta distribution of the mixing ratio; 0: faces are not mixed
     teacher: str = ''             # finished runs to learn from, separated by commas
     distillation: float = 0.      # share of the teachers' answers in the labels
@@ -55,11 +55,11 @@ class Settings:
         if bool(self.teacher) != bool(self.distillation): raise UserError('teacher and distillation go together: name the runs to learn from and the share of their answers')
 
 # %% ../nbs/03b_recipe.ipynb #c4d122b1
-photographs = Settings(rotation=.03, zoom=.1, erasing=.25)
+photographs = Settings(averaging=.998, rotation=.04, zoom=.12, erasing=.25, mixup=.2)
 PRESETS = dict(smoke=Settings(epochs=8, batch_size=64, averaging=.9),
                quick=Settings(epochs=16),
-               standard=replace(photographs, model='base', epochs=40, averaging=.998),
-               best=replace(photographs, model='large', epochs=120, averaging=.998))
+               standard=replace(photographs, model='base', epochs=40),
+               best=replace(photographs, model='large', epochs=120))
 
 def default_preset(faces: Dataset) -> str:
     "`smoke` for drawn faces, `quick` for photographs."

@@ -145,7 +145,7 @@ def predict_split(run: str | Path,  # a finished run
     about = read_run(run)
     if faces.fingerprint != about['data']['fingerprint']: raise UserError(f"{run} was trained on other data ({about['data']['name']})")
     network = load_network(run)
-    if split == 'PrivateTest': update_run(run, private_test_opened=read_run(run)['private_test_opened'] + [now()])
+    if split == 'PrivateTest': update_run(run, private_test_opened=about['private_test_opened'] + [now()])
     rows = faces.rows(split)
     predictions = Predictions(rows, faces.labels[rows], answer(network, faces.images[rows][..., None], views),
                               no_train_duplicate(faces)[rows], np.array(faces.class_names), brightness(faces.images[rows]), split)
@@ -249,6 +249,6 @@ def train(faces: Dataset,
     wanted = lessons(faces, settings)
     if not resume: start_run(run, dict(data=describe_data(faces), settings=asdict(settings), backend=keras.backend.backend()))
     try: finish(run, faces, fit(run, faces, settings, wanted, resume))
-    except KeyboardInterrupt: raise UserError(f'stopped; to go on from the last finished epoch: fer2013 train --resume --run {run}') from None
-    except OSError as error: raise UserError(f'{run} cannot be written ({error.strerror or error}); once there is room: fer2013 train --resume --run {run}') from None
+    except KeyboardInterrupt: raise UserError(f'stopped; to go on from the last finished epoch: fer2013 train --resume --run {run}, and --data as before') from None
+    except OSError as error: raise UserError(f'{run} cannot be written ({error.strerror or error}); once there is room: fer2013 train --resume --run {run}, and --data as before') from None
     return run

@@ -227,6 +227,18 @@ def test_a_killed_training_resumes_bit_for_bit(few_faces, tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(*(load_network(run).get_weights() for run in (whole, killed)), strict=True))
 
 
+def test_a_network_trained_with_jax_answers_the_same_with_tensorflow(few_faces, tmp_path):
+    import numpy as np
+    from fer2013_cnn.data import load
+    from fer2013_cnn.run import load_predictions, read_run
+    from fer2013_cnn.train import load_network
+    run = tmp_path/'run'
+    done = call('fer2013', 'train', '--data', few_faces, '--preset', 'smoke', '--set', 'epochs=1', '--set', 'batch_size=70', '--run', run, env={**QUIET, 'KERAS_BACKEND': 'jax'})
+    assert done.returncode == 0 and read_run(run)['backend'] == 'jax'
+    faces, answers = load(few_faces), load_predictions(run, 'PublicTest')
+    assert np.allclose(load_network(run).predict(faces.images[answers.rows][..., None], verbose=0), answers.probabilities, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT/'fer2013_cnn'/'weights').glob('*.json')))
 def test_pretrained_scores_what_its_card_says(name):
     import numpy as np
