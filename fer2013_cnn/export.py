@@ -169,11 +169,11 @@ def export_network(source: str,              # a run folder, 'small' or 'base'
 
 # %% ../nbs/05e_export.ipynb #cfbee31a
 def halve(path: Path):
-    "Store the large float32 constants of an ONNX file in half precision, behind a cast to float32."
+    "Store the float32 kernels of an ONNX file that have 100,000 numbers or more in half precision, behind a cast to float32."
     onnx = need('onnx')
     model = onnx.load(path)
     for kernel in model.graph.initializer:
-        if kernel.data_type != onnx.TensorProto.FLOAT or len(kernel.dims) < 2: continue
+        if kernel.data_type != onnx.TensorProto.FLOAT or np.prod(kernel.dims) < 100_000: continue
         name, values = kernel.name, onnx.numpy_helper.to_array(kernel).astype(np.float16)
         kernel.CopyFrom(onnx.numpy_helper.from_array(values, f'{name}_half'))
         model.graph.node.insert(0, onnx.helper.make_node('Cast', [f'{name}_half'], [name], to=onnx.TensorProto.FLOAT))
