@@ -10,7 +10,6 @@ __all__ = ['BINS', 'DRAWS', 'BLOCK', 'PER_CLASS', 'SUBSETS', 'MEASURES', 'ANSWER
            'headline', 'badges', 'badge_line', 'front', 'about_data', 'about_run', 'class_table']
 
 # %% ../nbs/04_evaluate.ipynb #6a4bb9c6
-import json
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -21,7 +20,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import confusion_matrix
 
 from .data import UNKNOWN, UserError, majority
-from .run import Predictions, load_predictions, predictions_path, write_json
+from .run import Predictions, load_predictions, predictions_path, read_metrics, write_json
 
 # %% ../nbs/04_evaluate.ipynb #47aace66
 def confusion(predictions: Predictions) -> np.ndarray:
@@ -179,13 +178,13 @@ def evaluate_run(run: str | Path,             # a run with predictions
                  views: int = 1
                 ) -> dict:                    # the scores of that split
     "Score a split of a run and write it to metrics.json; `tempered` holds what a temperature from PublicTest makes of them. Raises `UserError` if there are no predictions."
-    predictions, path = load_predictions(run, split, views), Path(run)/'metrics.json'
+    predictions, known = load_predictions(run, split, views), read_metrics(run)
     metrics = evaluate(predictions, votes)
     if predictions_path(run, 'PublicTest', views).exists():
         temperature = best_temperature(load_predictions(run, 'PublicTest', views))
         metrics['tempered'] = dict(temperature=temperature, **summarise(temper(predictions, temperature)))
     name = split if views == 1 else f'{split}, {views} views'
-    write_json(path, (json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}) | {name: metrics})
+    write_json(Path(run)/'metrics.json', known | {name: metrics})
     return metrics
 
 # %% ../nbs/04_evaluate.ipynb #857da2aa

@@ -7,7 +7,6 @@ __all__ = ['FACTS', 'KEPT', 'pack_weights', 'unpack_weights', 'names_of', 'facts
            'write_card', 'pack', 'load_pretrained', 'measured']
 
 # %% ../nbs/04a_pretrained.ipynb #890134a8
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pandas as pd
 from .data import UserError, replacing
 from .evaluate import percent
 from .model import build
-from .run import checksum, read_run, write_json
+from .run import checksum, read_metrics, read_run, write_json
 from .runtime import WEIGHTS, pretrained_card
 from .train import load_network
 import keras  # after .model, which imports it quietly
@@ -41,10 +40,9 @@ def names_of(paths: str) -> str:
 
 def facts(run: Path) -> dict:
     "What a card says of a run; None for what is not known of a network from elsewhere. Raises `UserError` for one that is not finished or was not scored on both test splits."
-    about, path = read_run(run), Path(run)/'metrics.json'
+    about, metrics = read_run(run), read_metrics(run)
     learned = about.get('trained', about)['data']
     about |= {name: fact for name, fact in about.get('trained', {}).items() if name != 'data'}
-    metrics = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if not about['finished'] or not {'PublicTest', 'PrivateTest'} <= set(metrics): raise UserError(f'{run} is not finished and scored on both test splits: fer2013 evaluate {run} --split PrivateTest')
     scores = {split: {name: whole[name] for name in KEPT} | ({'unleaked': {name: whole['unleaked'][name] for name in KEPT}} if 'unleaked' in whole else {}) for split, whole in metrics.items() if split in ('PublicTest', 'PrivateTest')}
     if about.get('settings'): about['settings'] |= {name: names_of(about['settings'][name]) for name in ('votes', 'teacher')}

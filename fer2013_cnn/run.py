@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'write_json', 'now', 'versions', 'processor', 'machine', 'git_commit', 'describe_data', 'checksum',
-           'refuse_taken', 'start_run', 'new_run', 'read_run', 'update_run', 'append_history', 'keep_history',
-           'read_history', 'Predictions', 'predictions_path', 'save_predictions', 'load_predictions']
+           'refuse_taken', 'start_run', 'new_run', 'read_run', 'read_metrics', 'update_run', 'append_history',
+           'keep_history', 'read_history', 'Predictions', 'predictions_path', 'save_predictions', 'load_predictions']
 
 # %% ../nbs/03a_run.ipynb #2c29aa37
 import hashlib, json, os, platform, subprocess
@@ -94,6 +94,12 @@ def read_run(run: str | Path) -> dict:
     try: return json.loads((Path(run)/'run.json').read_text(encoding='utf-8'))
     except OSError: raise UserError(f'{run} is not a run folder: it has no run.json') from None
     except ValueError: raise UserError(f'{run}/run.json is damaged') from None
+
+def read_metrics(run: str | Path) -> dict:
+    "The content of metrics.json, split → scores; empty if there is none. Raises `UserError` if it is damaged."
+    path = Path(run)/'metrics.json'
+    try: return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except ValueError: raise UserError(f'{path} is damaged: remove it, and evaluate again') from None
 
 def update_run(run: str | Path, **changes):
     "Set some keys of run.json."
