@@ -74,7 +74,7 @@ def execute(notebook: Path,
     try:
         with patch.dict(os.environ, TQDM_DISABLE='1'):  # the kernel inherits it: no bars in a report
             pm.execute_notebook(notebook, running, parameters, kernel_name='python3', language='python', progress_bar=False,
-                                stdout_file=stdout, extra_arguments=['--log-level=ERROR'])
+                                stdout_file=stdout, extra_arguments=['--log-level=CRITICAL'])  # a kernel that is ended at work says so as an error
     except DeadKernelError: raise UserError(f'the notebook\'s kernel died, perhaps for want of memory; {running} is what it had done') from None
     except PapermillExecutionError as error:
         os.replace(running, run/'report.failed.ipynb')
