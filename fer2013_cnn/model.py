@@ -72,7 +72,7 @@ def resnet(name: str,
           ) -> keras.Model:
     "Residual network with a first convolution of stride 2 on standardised pixels."
     pixels = layers.Input((*SHAPE, 1), name='pixels')
-    x = layers.GroupNormalization(groups=1, epsilon=65., center=False, scale=False, name='standardise')(pixels)
+    x = layers.GroupNormalization(groups=1, epsilon=65., center=False, scale=False, name='standardise')(pixels)  # Keras' 0.001, times 255²
     x = layers.ReLU()(convolve(x, widths[0], 3, strides=2))
     for stage, width in enumerate(widths):
         for block in range(blocks[stage]): x = residual_block(x, width, strides=2 if stage and not block else 1)
