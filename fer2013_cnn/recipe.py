@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'photographs', 'PRESETS', 'Settings', 'default_preset', 'configure', 'targets', 'with_votes', 'label_loss',
-           'label_accuracy', 'augmentation', 'mix', 'one_cycle', 'ConvolutionMuon', 'optimizer']
+           'label_accuracy', 'Warp', 'augmentation', 'mix', 'one_cycle', 'ConvolutionMuon', 'optimizer']
 
 # %% ../nbs/03b_recipe.ipynb #92ee60ca
 from dataclasses import dataclass, fields, replace
@@ -19,7 +19,7 @@ from keras import layers
 
 # %% ../nbs/03b_recipe.ipynb #af38607f
 LIMITS = dict(epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
-              label_smoothing=(0, .99), class_weights=(0, 1), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), erasing=(0, 1), mixup=(0, 10),
+              label_smoothing=(0, .99), class_weights=(0, 1), averaging=(0, .9999), translation=(0, .5), rotation=(0, .5), zoom=(0, .9), sharp=(0, 1), erasing=(0, 1), mixup=(0, 10),
               distillation=(0, 1), votes_weight=(0, 10), seed=(0, 2**31 - 1))
 
 # %% ../nbs/03b_recipe.ipynb #2f251207
@@ -39,17 +39,20 @@ class Settings:
     translation: float = .08      # shift up to this share of the picture
     rotation: float = 0.          # turn up to this share of a full turn
     zoom: float = 0.              # enlarge or shrink up to this share
+    sharp: float = .25            # share of the faces that are only mirrored and shifted by whole pixels, which blurs nothing
     erasing: float = 0.           # a rectangle of a face is blotted out with a probability that Keras draws between 0 and this
     mixup: float = 0.             # both parameters of the beta distribution of the mixing ratio; 0: faces are not mixed
     teacher: str = ''             # finished runs to learn from, separated by commas
     distillation: float = 0.      # share of the teachers' answers in the labels
     votes: str = ''               # fer2013new.csv of FER+, to learn from its votes as well
     votes_weight: float = .5      # what the votes count beside the labels
+    precision: str = 'float32'    # or 'mixed_bfloat16', faster on processors that have it in hardware (avx512_bf16 or amx_bf16)
     seed: int = 0                 # weights, order and augmentation
 
     def __post_init__(self):
         if self.model not in ZOO: raise UserError(f"no model is named {self.model!r}, choose one of {', '.join(ZOO)}")
         if self.optimizer not in ('muon', 'adamw'): raise UserError(f'optimizer={self.optimizer}, expected muon or adamw')
+        if self.precision not in ('float32', 'mixed_bfloat16'): raise UserError(f'precision={self.precision}, expected float32 or mixed_bfloat16')
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high: raise UserError(f'{name}={getattr(self, name)}, expected {low} to {high}')
         if bool(self.teacher) != bool(self.distillation): raise UserError('teacher and distillation go together: name the runs to learn from and the share of their answers')
@@ -108,14 +111,30 @@ def label_accuracy(classes: int):
     return accuracy
 
 # %% ../nbs/03b_recipe.ipynb #d3b55c35
+class Warp(layers.Layer):
+    "Mirror, turn, enlarge and shift faces at random in training, with one resampling: (N, 48, 48, 1) → (N, 48, 48, 1)."
+    def __init__(self, settings: Settings):
+        super().__init__(name='warp')
+        self.settings, self.seed_generator = settings, keras.random.SeedGenerator(settings.seed)
+
+    def call(self, images, training=False):
+        if not training: return images
+        draws = keras.random.uniform((keras.ops.shape(images)[0], 6), -1, 1, seed=self.seed_generator)
+        return keras.ops.image.affine_transform(images, self.maps(*keras.ops.unstack(draws, axis=1)), fill_mode='nearest')
+
+    def maps(self, mirror, turn, size, right, down, sharp):
+        "For each face from where its pixels come, about the middle of the picture; all draws are between -1 and 1."
+        ops, recipe, middle, sharp = keras.ops, self.settings, (SHAPE[0] - 1)/2, sharp < 2*self.settings.sharp - 1
+        mirror, angle, size = ops.sign(mirror), ops.where(sharp, 0., turn*2*np.pi*recipe.rotation), ops.where(sharp, 1., 1 + size*recipe.zoom)
+        right, down = [ops.where(sharp, ops.round(shift), shift) for shift in (right*recipe.translation*SHAPE[1], down*recipe.translation*SHAPE[0])]
+        cos, sin, zero = size*ops.cos(angle), size*ops.sin(angle), 0*size
+        return ops.stack([mirror*cos, -mirror*sin, middle - mirror*(cos - sin)*middle + right,
+                          sin, cos, middle - (sin + cos)*middle + down, zero, zero], axis=1)
+
 def augmentation(settings: Settings) -> keras.Sequential:
     "Layers that change faces at random in training and pass them on otherwise: (N, 48, 48, 1) → (N, 48, 48, 1)."
-    steps = [layers.Input((*SHAPE, 1)), layers.RandomFlip('horizontal')]
-    if settings.translation: steps.append(layers.RandomTranslation(settings.translation, settings.translation, fill_mode='nearest'))
-    if settings.rotation: steps.append(layers.RandomRotation(settings.rotation, fill_mode='nearest'))
-    if settings.zoom: steps.append(layers.RandomZoom(settings.zoom, fill_mode='nearest'))
-    if settings.erasing: steps.append(layers.RandomErasing(settings.erasing, scale=(.02, .2)))
-    return keras.Sequential(steps, name='augmentation')
+    erasing = [layers.RandomErasing(settings.erasing, scale=(.02, .2))] if settings.erasing else []
+    return keras.Sequential([layers.Input((*SHAPE, 1)), Warp(settings), *erasing], name='augmentation')
 
 # %% ../nbs/03b_recipe.ipynb #71e3bbfc
 def mix(images: np.ndarray,   # float32 (N, 48, 48, 1)
@@ -140,11 +159,14 @@ def one_cycle(settings: Settings,
 # %% ../nbs/03b_recipe.ipynb #fb91b372
 class ConvolutionMuon(keras.optimizers.Muon):
     "Muon (Jordan et al. 2024) for kernels of any rank but the last layer's; Adam for that and for vectors."
+    products = 'float32'  # precision of the matrix products
+
     def _should_use_adamw(self, variable): return len(variable.shape) < 2 or any(head in variable.path for head in ('probabilities', 'votes'))
 
     def zeropower_via_newtonschulz5(self, x, steps):
         matrix = keras.ops.reshape(x, (-1, x.shape[-1]))
-        return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+        unit = keras.ops.cast(matrix/(keras.ops.norm(matrix) + 1e-7), self.products)
+        return keras.ops.reshape(keras.ops.cast(super().zeropower_via_newtonschulz5(unit, steps), x.dtype), x.shape)
 
     def lr_adjust(self, x): return x*self.rms_rate*max(np.prod(x.shape[:-1]), x.shape[-1])**.5
 
@@ -153,7 +175,10 @@ def optimizer(settings: Settings, steps: int) -> keras.optimizers.Optimizer:
     "Muon or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) under `one_cycle`."
     common = dict(learning_rate=one_cycle(settings, steps), weight_decay=settings.weight_decay,
                   use_ema=bool(settings.averaging), ema_momentum=settings.averaging)
-    if settings.optimizer == 'muon': return ConvolutionMuon(adam_weight_decay=0., **common)
+    if settings.optimizer == 'muon':
+        muon = ConvolutionMuon(adam_weight_decay=0., **common)
+        muon.products = settings.precision.removeprefix('mixed_')
+        return muon
     adamw = keras.optimizers.AdamW(**common)
     adamw.exclude_from_weight_decay(var_names=['bias', 'gamma', 'beta'])
     return adamw

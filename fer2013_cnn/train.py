@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Batches', 'seed_generators', 'state', 'save_checkpoint', 'load_checkpoint', 'Recorder', 'Progress', 'save_network',
-           'load_network', 'predict_split', 'teach', 'lessons', 'wrap', 'same_every_time', 'check_room', 'fit',
-           'finish', 'reopen', 'train']
+           'load_network', 'predict_split', 'teach', 'lessons', 'FusedBatchNormalization', 'twin', 'wrap',
+           'same_every_time', 'check_room', 'fit', 'finish', 'reopen', 'train']
 
 # %% ../nbs/03_train.ipynb #d7ea5884
 import logging, shutil, time
@@ -23,6 +23,7 @@ from .run import (Predictions, append_history, checksum, describe_data, git_comm
                              save_predictions, start_run, update_run, versions)
 from .views import answer
 import keras  # after .model, which imports it quietly
+from keras import layers
 
 # %% ../nbs/03_train.ipynb #308da7ef
 class Batches(keras.utils.PyDataset):
@@ -173,6 +174,29 @@ def lessons(faces: Dataset, settings: Settings) -> np.ndarray:
     return np.hstack([wanted, votes/np.maximum(votes.sum(1, keepdims=True), 1)])
 
 # %% ../nbs/03_train.ipynb #65a25969
+class FusedBatchNormalization(layers.BatchNormalization):
+    "Batch normalisation of maps in one operation of TensorFlow while it trains."
+    def call(self, maps, training=False, mask=None):
+        if not training: return super().call(maps, training=False)
+        import tensorflow
+        values, mean, variance = tensorflow.compat.v1.nn.fused_batch_norm(maps, self.gamma.value, self.beta.value, epsilon=self.epsilon)
+        for average, present in ((self.moving_mean, mean), (self.moving_variance, variance)): average.assign(self.momentum*average + (1 - self.momentum)*present)
+        return values
+
+def twin(network: keras.Model,
+         precision: str        # 'float32' or 'mixed_bfloat16'
+        ) -> keras.Model:
+    "The same network with the same weights, made for training."
+    def convert(layer):
+        config = layer.get_config()
+        if precision != 'float32' and layer.name not in ('standardise', 'probabilities'): config['dtype'] = precision
+        fused = isinstance(layer, layers.BatchNormalization) and keras.backend.backend() == 'tensorflow'
+        return (FusedBatchNormalization if fused else type(layer)).from_config(config)
+    copy = keras.models.clone_model(network, clone_function=convert)
+    copy.set_weights(network.get_weights())
+    return copy
+
+# %% ../nbs/03_train.ipynb #a02b0986
 def wrap(network: keras.Model,
          settings: Settings,
          faces: int            # in Training
@@ -204,7 +228,7 @@ def fit(run: Path, faces: Dataset, settings: Settings, wanted: np.ndarray, resum
     "Fit on Training and watch PublicTest, from the last checkpoint if there is one; PrivateTest is not touched."
     same_every_time(settings.seed)
     training, public = map(faces.rows, SPLITS[:2])
-    network = build(settings.model, len(faces.class_names))
+    network = twin(build(settings.model, len(faces.class_names)), settings.precision)
     trainer = wrap(network, settings, len(training))
     check_room(run, trainer)
     checkpoint = run/'checkpoint'/'state.npz'
@@ -222,7 +246,9 @@ def fit(run: Path, faces: Dataset, settings: Settings, wanted: np.ndarray, resum
 def finish(run: Path, faces: Dataset, recorder: Recorder):
     "Write the selected network and its PublicTest predictions."
     recorder.network.load_weights(recorder.folder/'best.weights.h5')
-    save_network(run, recorder.network)
+    network = build(read_run(run)['settings']['model'], len(faces.class_names))
+    network.set_weights(recorder.network.get_weights())
+    save_network(run, network)
     predict_split(run, faces, 'PublicTest')
     update_run(run, finished=now(), selected_epoch=recorder.best_epoch, selected_on='PublicTest')
 
