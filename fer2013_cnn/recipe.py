@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'photographs', 'PRESETS', 'Settings', 'default_preset', 'configure', 'targets', 'with_votes', 'label_loss',
-           'label_accuracy', 'Warp', 'augmentation', 'mix', 'one_cycle', 'ConvolutionMuon', 'optimizer']
+           'label_accuracy', 'maps', 'Warp', 'augmentation', 'mix', 'one_cycle', 'ConvolutionMuon', 'optimizer']
 
 # %% ../nbs/03b_recipe.ipynb #92ee60ca
 from dataclasses import dataclass, fields, replace
@@ -111,6 +111,22 @@ def label_accuracy(classes: int):
     return accuracy
 
 # %% ../nbs/03b_recipe.ipynb #d3b55c35
+def maps(draws,              # float32 (N, 6), between -1 and 1
+         settings: Settings
+        ):                   # float32 (N, 8), the first two rows of each map and two zeros
+    "Where the pixels of each changed face come from, about the middle of the picture, as `keras.ops.image.affine_transform` takes it."
+    ops, (height, width) = keras.ops, SHAPE
+    mirror, turn, size, right, down, lot = ops.unstack(draws, axis=1)
+    sharp = lot < 2*settings.sharp - 1
+    mirror = ops.sign(mirror)
+    angle = ops.where(sharp, 0., turn*2*np.pi*settings.rotation)
+    size = ops.where(sharp, 1., 1 + size*settings.zoom)
+    right, down = [ops.where(sharp, ops.round(shift), shift) for shift in (right*settings.translation*width, down*settings.translation*height)]
+    cos, sin, middle = size*ops.cos(angle), size*ops.sin(angle), (height - 1)/2
+    return ops.stack([mirror*cos, -mirror*sin, middle - mirror*(cos - sin)*middle + right,
+                      sin, cos, middle - (sin + cos)*middle + down, 0*size, 0*size], axis=1)
+
+# %% ../nbs/03b_recipe.ipynb #edd4c401
 class Warp(layers.Layer):
     "Mirror, turn, enlarge and shift faces at random in training, with one resampling: (N, 48, 48, 1) → (N, 48, 48, 1)."
     def __init__(self, settings: Settings):
@@ -120,17 +136,9 @@ class Warp(layers.Layer):
     def call(self, images, training=False):
         if not training: return images
         draws = keras.random.uniform((keras.ops.shape(images)[0], 6), -1, 1, seed=self.seed_generator)
-        return keras.ops.image.affine_transform(images, self.maps(*keras.ops.unstack(draws, axis=1)), fill_mode='nearest')
+        return keras.ops.image.affine_transform(images, maps(draws, self.settings), fill_mode='nearest')
 
-    def maps(self, mirror, turn, size, right, down, sharp):
-        "For each face from where its pixels come, about the middle of the picture; all draws are between -1 and 1."
-        ops, recipe, middle, sharp = keras.ops, self.settings, (SHAPE[0] - 1)/2, sharp < 2*self.settings.sharp - 1
-        mirror, angle, size = ops.sign(mirror), ops.where(sharp, 0., turn*2*np.pi*recipe.rotation), ops.where(sharp, 1., 1 + size*recipe.zoom)
-        right, down = [ops.where(sharp, ops.round(shift), shift) for shift in (right*recipe.translation*SHAPE[1], down*recipe.translation*SHAPE[0])]
-        cos, sin, zero = size*ops.cos(angle), size*ops.sin(angle), 0*size
-        return ops.stack([mirror*cos, -mirror*sin, middle - mirror*(cos - sin)*middle + right,
-                          sin, cos, middle - (sin + cos)*middle + down, zero, zero], axis=1)
-
+# %% ../nbs/03b_recipe.ipynb #2757f176
 def augmentation(settings: Settings) -> keras.Sequential:
     "Layers that change faces at random in training and pass them on otherwise: (N, 48, 48, 1) → (N, 48, 48, 1)."
     erasing = [layers.RandomErasing(settings.erasing, scale=(.02, .2))] if settings.erasing else []

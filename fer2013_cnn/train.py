@@ -183,6 +183,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         for average, present in ((self.moving_mean, mean), (self.moving_variance, variance)): average.assign(self.momentum*average + (1 - self.momentum)*present)
         return values
 
+# %% ../nbs/03_train.ipynb #a564ef63
 def twin(network: keras.Model,
          precision: str        # 'float32' or 'mixed_bfloat16'
         ) -> keras.Model:
