@@ -426,5 +426,6 @@ d = { 'settings': { 'branch': 'main',
             'fer2013_cnn.views': { 'fer2013_cnn.views.answer': ('views.html#answer', 'fer2013_cnn/views.py'),
                                    'fer2013_cnn.views.average': ('views.html#average', 'fer2013_cnn/views.py'),
                                    'fer2013_cnn.views.batch_mates': ('views.html#batch_mates', 'fer2013_cnn/views.py'),
+                                   'fer2013_cnn.views.enlarged': ('views.html#enlarged', 'fer2013_cnn/views.py'),
                                    'fer2013_cnn.views.look': ('views.html#look', 'fer2013_cnn/views.py'),
-                                   'fer2013_cnn.views.shifted': ('views.html#shifted', 'fer2013_cnn/views.py')}}}
+                                   'fer2013_cnn.views.nearness': ('views.html#nearness', 'fer2013_cnn/views.py')}}}

@@ -93,7 +93,7 @@ def train(data: Data = None, model: Annotated[Optional[str], typer.Option(help="
 @app.command()
 def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
              split: Annotated[str, typer.Option(help='PublicTest, or PrivateTest: opened at the very end, and noted in run.json.')] = 'PublicTest',
-             views: Annotated[int, typer.Option(metavar='1|2|10', help='Looks at each face: as it is, also mirrored, also shifted.')] = 1,
+             views: Annotated[int, typer.Option(metavar='1|2|10', help='Looks at each face: as it is, also mirrored, also in five sizes.')] = 1,
              votes: Annotated[Optional[str], typer.Option(help='fer2013new.csv of FER+, to be scored against as well.')] = None,
              data: Data = None, cache: Cache = None):
     "Score a run on a test split, with 95 % intervals: all faces, those without a copy in Training, dark and bright ones."
