@@ -118,7 +118,7 @@ def maps(draws,              # float32 (N, 6), between -1 and 1
     ops, (height, width) = keras.ops, SHAPE
     mirror, turn, size, right, down, lot = ops.unstack(draws, axis=1)
     sharp = lot < 2*settings.sharp - 1
-    mirror = ops.sign(mirror)
+    mirror = ops.where(mirror < 0, -1., 1.)
     angle = ops.where(sharp, 0., turn*2*np.pi*settings.rotation)
     size = ops.where(sharp, 1., 1 + size*settings.zoom)
     right, down = [ops.where(sharp, ops.round(shift), shift) for shift in (right*settings.translation*width, down*settings.translation*height)]
