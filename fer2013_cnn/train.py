@@ -247,7 +247,7 @@ def fit(run: Path, faces: Dataset, settings: Settings, wanted: np.ndarray, resum
 def finish(run: Path, faces: Dataset, recorder: Recorder):
     "Write the selected network and its PublicTest predictions."
     recorder.network.load_weights(recorder.folder/'best.weights.h5')
-    network = build(read_run(run)['settings']['model'], len(faces.class_names))
+    network = build(recorder.batches.settings.model, len(faces.class_names))
     network.set_weights(recorder.network.get_weights())
     save_network(run, network)
     predict_split(run, faces, 'PublicTest')

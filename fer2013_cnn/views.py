@@ -16,7 +16,7 @@ from .run import Predictions
 
 # %% ../nbs/03c_views.ipynb #4b4de7e2
 VIEWS = (1, 2, 10)
-SIZES = (1, .88, .94, 1.06, 1.12)
+SIZES = (.88, .94, 1.06, 1.12)  # beside 1
 
 def nearness(pixels: int, size: float) -> np.ndarray:
     "What each of a line's pixels counts in each of the line enlarged about its middle, float32 (pixels, pixels); rows sum to 1."
@@ -37,7 +37,7 @@ def look(images: np.ndarray,  # (N, H, W, C)
         ) -> list:            # arrays like `images`
     "The faces as they are, then mirrored, then both in four other sizes. Raises `UserError` for another number."
     if views not in VIEWS: raise UserError(f"views={views}, expected {', '.join(map(str, VIEWS[:-1]))} or {VIEWS[-1]}")
-    seen = [images, *(enlarged(images, size) for size in SIZES[1:] if views == 10)]
+    seen = [images, *(enlarged(images, size) for size in SIZES if views == 10)]
     return seen if views == 1 else [view for one in seen for view in (one, one[:, :, ::-1])]
 
 # %% ../nbs/03c_views.ipynb #74c6dda0
