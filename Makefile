@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lab export readme lock clean
+.PHONY: help install report test lint lab export readme lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=
 
 test: $(STAMP)  ## every check that CI makes
 	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## line lengths and unused names in notebooks, modules and tests
+	@$(BIN)/ruff check .
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs

@@ -1,15 +1,17 @@
-"""Package metadata, taken from settings.ini; the report notebooks travel in the wheel as `fer2013_cnn/reports`."""
+"""Package metadata, read from settings.ini; the report notebooks travel in the wheel as `fer2013_cnn/reports`."""
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copy
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-here = Path(__file__).parent
+HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
-parser.read(here/"settings.ini", encoding="utf-8")
-cfg = parser["DEFAULT"]
+parser.read(HERE/"settings.ini", encoding="utf-8")
+SETTINGS = parser["DEFAULT"]
+EXTRAS = ("dev", "noise", "export", "demo", "mtcnn")
+STATUS = {"3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 
 
 class BuildWithReports(build_py):
@@ -17,37 +19,37 @@ class BuildWithReports(build_py):
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            reports = Path(self.build_lib)/"fer2013_cnn"/"reports"
-            reports.mkdir(parents=True, exist_ok=True)
-            for path in [*(here/"nbs"/"reports").glob("[!_.]*.ipynb"), *(here/"nbs"/"reports").glob("*.j2")]:
-                copy(path, reports)
+        if self.editable_mode: return
+        reports = Path(self.build_lib)/SETTINGS["lib_name"]/"reports"
+        reports.mkdir(parents=True, exist_ok=True)
+        for pattern in ("[!_.]*.ipynb", "*.j2"):
+            for path in (HERE/"nbs"/"reports").glob(pattern): copy(path, reports)
 
 
 setup(
-    name=cfg["lib_name"],
-    version=cfg["version"],
-    description=cfg["description"],
-    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    name=SETTINGS["lib_name"],
+    version=SETTINGS["version"],
+    description=SETTINGS["description"],
+    long_description=(HERE/"README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    url=cfg["git_url"],
-    author=cfg["author"],
-    author_email=cfg["author_email"],
-    license="MIT",
-    keywords=cfg["keywords"],
+    url=SETTINGS["git_url"],
+    author=SETTINGS["author"],
+    author_email=SETTINGS["author_email"],
+    license=SETTINGS["license"].upper(),
+    keywords=SETTINGS["keywords"],
     classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: MIT License",
+        f"Development Status :: {STATUS[SETTINGS['status']]}",
+        f"Intended Audience :: {SETTINGS['audience']}",
+        f"License :: OSI Approved :: {SETTINGS['license'].upper()} License",
         "Framework :: Jupyter",
-        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        *(f"Programming Language :: Python :: {version}" for version in SETTINGS["pythons"].split()),
     ],
-    packages=["fer2013_cnn"],
-    package_data={"fer2013_cnn": ["weights/*"]},
-    python_requires=f">={cfg['min_python']},<3.14",
-    install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "noise", "export", "demo", "mtcnn")},
-    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    packages=find_packages(include=[SETTINGS["lib_path"], f"{SETTINGS['lib_path']}.*"]),
+    package_data={SETTINGS["lib_name"]: ["weights/*"]},
+    python_requires=f">={SETTINGS['min_python']},<3.14",
+    install_requires=SETTINGS["requirements"].split(),
+    extras_require={extra: SETTINGS[f"{extra}_requirements"].split() for extra in EXTRAS},
+    entry_points={"console_scripts": SETTINGS["console_scripts"].split()},
     cmdclass={"build_py": BuildWithReports},
     zip_safe=False,
 )

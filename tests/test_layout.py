@@ -1,0 +1,127 @@
+"""The sources: clean notebooks, modules and README in step with them, one order of files, reading and imports."""
+import ast
+import filecmp
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
+from common import BIN, NOTEBOOKS, REPORTS, ROOT, call
+
+PAGES = [path for path in NOTEBOOKS if re.match(r'\d\d_', path.name)]  # sorted by name: the order of reading
+COPIED = ('nbs', 'fer2013_cnn', 'settings.ini', 'setup.py', 'pyproject.toml')
+MAX_FLOORS = 8
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A copy of the sources, to clean and to export without touching the real ones."
+    folder = tmp_path_factory.mktemp('copy')
+    ignore = shutil.ignore_patterns('.*', '__pycache__', 'outputs')
+    for name in COPIED:
+        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, folder/name, ignore=ignore)
+        else: shutil.copy(ROOT/name, folder)
+    return folder
+
+
+def test_notebooks_are_clean(copy):
+    assert call('nbdev_clean', cwd=copy).returncode == 0
+    changed = [str(path) for path in NOTEBOOKS + REPORTS if not filecmp.cmp(ROOT/path, copy/path, shallow=False)]
+    assert changed == [], 'run: make export'
+
+
+def test_export_reproduces_the_package(copy):
+    def modules(root): return sorted(path.relative_to(root) for path in (root/'fer2013_cnn').rglob('*.py'))
+    assert call('nbdev_export', cwd=copy).returncode == 0
+    assert modules(copy) == modules(ROOT), 'run: make export'
+    changed = [str(path) for path in modules(ROOT) if not filecmp.cmp(ROOT/path, copy/path, shallow=False)]
+    assert changed == [], 'run: make export'
+
+
+def test_readme_is_in_step(tmp_path):
+    command = ['make', '--silent', 'readme', f'README={tmp_path}/README.md', f'VENV={BIN.parent}']
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert (tmp_path/'README.md').read_text() == (ROOT/'README.md').read_text(), 'run: make export'
+
+
+def test_lint():
+    assert call('ruff', 'check', '.').returncode == 0
+
+
+@cache
+def code_of(page):
+    "Code cells of a notebook, without shell and magic lines."
+    cells = json.loads((ROOT/page).read_text())['cells']
+    sources = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+    return [re.sub(r'(?m)^\s*[%!].*$', '', source) for source in sources]
+
+
+@cache
+def module_of(page):
+    "The module that a notebook exports, without the package's name."
+    return next(match[1] for source in code_of(page) if (match := re.search(r'#\| default_exp ([\w.]+)', source)))
+
+
+
+
+def test_pages_import_only_from_pages_before():
+    order = [module_of(page) for page in PAGES]
+    for place, page in enumerate(PAGES):
+        imports = rf"\b(?:from|import) fer2013_cnn\.({'|'.join(map(re.escape, order))})\b(?!\.)"
+        used = {name for source in code_of(page) for name in re.findall(imports, source)}
+        later = [name for name in used if order.index(name) > place]
+        assert later == [], f'{page.name} imports from pages that come after it'
+
+
+def test_modules_import_only_from_modules_before():
+    "The same for the exported modules, with their depth: at most eight floors."
+    order, floors = [module_of(page) for page in PAGES], {}
+    for name in order:
+        path = ROOT/'fer2013_cnn'/f"{name.replace('.', '/')}.py"
+        used = package_imports(path, name)
+        assert [other for other in used if order.index(other) >= order.index(name)] == [], name
+        floors[name] = 1 + max((floors[other] for other in used), default=0)
+    assert max(floors.values()) <= MAX_FLOORS, floors
+
+
+def package_imports(path, name):
+    "Modules of the package that an exported module imports, at its top or inside of functions."
+    package, found = ['fer2013_cnn', *name.split('.')[:-1]], set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom): continue
+        parts = (node.module or '').split('.')
+        if node.level: parts = package[:len(package) - node.level + 1] + parts
+        if parts[0] != 'fer2013_cnn': continue
+        module = '.'.join(parts[1:])
+        if (ROOT/'fer2013_cnn'/f"{module.replace('.', '/')}.py").exists(): found.add(module)
+        else: found |= {f'{module}.{alias.name}' for alias in node.names}
+    return found
+
+
+def test_every_page_opens_with_title_and_summary():
+    for page in PAGES:
+        cells = json.loads((ROOT/page).read_text())['cells']
+        title = ''.join(cells[1]['source']).splitlines()
+        assert title[0].startswith('# ') and title[1].startswith('> '), page.name
+
+
+def test_cells_are_short():
+    for page in PAGES:
+        for source in code_of(page):
+            lines = [line for line in source.splitlines() if line.strip() and not line.startswith('#|')]
+            assert len(lines) <= 25, f'{page.name}: {lines[0]}'
+
+
+def test_parameters_cells_keep_their_tag():
+    for path in REPORTS:
+        cells = json.loads((ROOT/path).read_text())['cells']
+        assert sum('parameters' in cell['metadata'].get('tags', []) for cell in cells) == 1, path.name
+
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(notebook, real_data):
+    flags = ['--flags', 'realdata'] if real_data else []
+    done = call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags)
+    assert done.returncode == 0 and 'Success.' in done.stdout + done.stderr
