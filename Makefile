@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint lab export readme lock clean
+.PHONY: help install report test lint lab export modules readme lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,13 +32,17 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs
 
 export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write README.md
-	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory modules && $(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
+
+modules: $(STAMP)  # nbdev writes the first line of __all__ up to 130 characters long: break it
+	@$(BIN)/nbdev_export
+	@perl -pi -e 's/^(__all__ = .{60,108},) /$$1\n           / if length > 121' fer2013_cnn/*.py fer2013_cnn/*/*.py
 
 README := README.md
 readme: $(STAMP)
 	@$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
-	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input nbs/index.ipynb > '$(README).raw'
+	   --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input --TagRemovePreprocessor.remove_all_outputs_tags=remove_output nbs/index.ipynb > '$(README).raw'
 	@awk '/^```/ {if (!open && $$0 == "```") $$0 = "```python"; open = !open} 1' '$(README).raw' | sed -e 's#](\.\./#](@#g' -e 's#](\([^@h)][^)]*\))#](nbs/\1)#g' -e 's#](@#](#g' > '$(README).part'
 	@mv '$(README).part' '$(README)' && rm '$(README).raw'
 
@@ -50,4 +54,5 @@ lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@mv constraints.part constraints.txt
 
 clean:  ## remove .venv and build leftovers; outputs/ and data/ stay
-	rm -rf $(VENV) build dist *.egg-info fer2013_cnn/__pycache__ .pytest_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find fer2013_cnn tests -name __pycache__ -prune -exec rm -rf {} +

@@ -71,7 +71,10 @@ def test_label_counts_are_proportional(n, imbalanced):
 
 # Sources
 
-@pytest.mark.parametrize('source', ['kaggle:deadskull7/fer2013', 'kaggle:fer2013', 'kaggle:a/b/versions/', 'kaggle:a/b/versions/x'])
+WITHOUT_VERSION = ['kaggle:deadskull7/fer2013', 'kaggle:fer2013', 'kaggle:a/b/versions/', 'kaggle:a/b/versions/x']
+
+
+@pytest.mark.parametrize('source', WITHOUT_VERSION)
 def test_kaggle_handle_needs_a_version(source):
     with pytest.raises(UserError, match='expected kaggle:owner/name/versions/N'):
         kaggle_handle(source)
@@ -113,7 +116,8 @@ def test_failed_download_costs_one_line(monkeypatch):
 
 
 def test_missing_source():
-    with pytest.raises(UserError, match="missing.csv does not exist: name a FER2013 csv, archive or folder, 'kaggle' or 'sample'"):
+    message = "missing.csv does not exist: name a FER2013 csv, archive or folder, 'kaggle' or 'sample'"
+    with pytest.raises(UserError, match=message):
         load_data('missing.csv')
 
 
@@ -178,7 +182,8 @@ def test_entry_keeps_everything(faces):
     original = read_dataset(faces)
     load_data(faces)
     cached = load_data(faces, verify=True)
-    for name in ('labels', 'splits', 'source_rows', 'name', 'class_names', 'notes', 'skipped', 'fingerprint', 'synthetic'):
+    names = 'labels splits source_rows name class_names notes skipped fingerprint synthetic'
+    for name in names.split():
         assert np.array_equal(getattr(cached, name), getattr(original, name)), name
 
 
@@ -189,7 +194,8 @@ def test_cached_copy_has_the_name_of_its_source(dataset, tmp_path):
 
 
 def test_processes_that_want_the_same_entry_all_get_it(faces, tmp_path):
-    program = 'import sys; from fer2013_cnn.data.load import load_data; print(load_data(sys.argv[1], sys.argv[2]).fingerprint)'
+    program = ('import sys; from fer2013_cnn.data.load import load_data; '
+               'print(load_data(sys.argv[1], sys.argv[2]).fingerprint)')
     command = [sys.executable, '-c', program, faces, tmp_path/'shared']
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert {process.communicate()[0].strip() for process in processes} == {read_dataset(faces).fingerprint}
@@ -301,9 +307,11 @@ def test_not_leaked_takes_any_groups(leaky):
 
 def test_audit_columns(leaky):
     table = audit(leaky, near=False)
-    assert list(table) == ['source_row', 'split', 'label', 'group', 'copy', 'conflict', 'leaked', 'brightness', 'contrast', 'constant', 'blank']
+    names = 'source_row split label group copy conflict leaked brightness contrast constant blank'
+    assert list(table) == names.split()
     assert list(table.index[table.leaked]) == [21]
-    assert describe_findings(table).splitlines()[2] == 'images with an identical copy in Training: 1 in PublicTest, 0 in PrivateTest'
+    lines = describe_findings(table).splitlines()
+    assert lines[2] == 'images with an identical copy in Training: 1 in PublicTest, 0 in PrivateTest'
 
 
 def test_no_near_pairs_of_one_image(dataset):

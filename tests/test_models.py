@@ -218,7 +218,7 @@ def test_numbers_outside_of_the_limits_are_rejected(name):
 
 @pytest.mark.parametrize('name', CHOICES)
 def test_other_choices_are_rejected(name):
-    rejected(f"unknown {name} 'other': expected {CHOICES[name][0]}", make_config, 'quick', **{name: 'other'})
+    rejected(f"unknown {name} 'other': expected {[*CHOICES[name]][0]}", make_config, 'quick', **{name: 'other'})
 
 
 @pytest.mark.parametrize('preset, changes, message', [

@@ -17,9 +17,10 @@ from fer2013_cnn.core import UserError
 from fer2013_cnn.model.inference import Classifier
 from fer2013_cnn.prediction import faces
 from fer2013_cnn.prediction.faces import crop_face, decode_image, find_faces, find_images, mtcnn, open_image, read_file
-from fer2013_cnn.prediction.images import (ImageResult, iter_images, open_result, predict_faces, predict_images,
-                                           result_files, save_annotated, to_frame, unused_path)
-from fer2013_cnn.prediction.video import (expand_videos, open_video, plot_emotions, predict, predict_video,
+from fer2013_cnn.prediction.images import (ImageResult, format_summary, iter_images, open_result, predict_faces,
+                                           predict_images, quantity, result_files, save_annotated, to_frame,
+                                           unused_path)
+from fer2013_cnn.prediction.video import (expand_videos, iter_video, open_video, plot_emotions, predict, predict_video,
                                           predict_video_file, read_frames, save_plot, video_writer)
 
 HOPPER = Path(get_sample_data('grace_hopper.jpg', asfileobj=False))
@@ -208,7 +209,15 @@ def test_header_is_written_once(tmp_path, toy):
     lines = [json.loads(line) for line in (tmp_path/'a.jsonl').open()]
     keys = [['image', 'faces'], ['image', 'time', 'faces'], ['image', 'faces', 'error']]
     assert [list(line) for line in lines] == keys
+    assert lines[1]['faces'][0]['emotion'] == table.emotion[0]
+    assert lines[1]['faces'][0]['width'] == table.width[0] == 48
     assert list(lines[1]['faces'][0]) == ['left', 'top', 'width', 'height', 'confidence', 'emotion', 'dark', 'light']
+
+
+def test_summary_lists_the_unread():
+    summary = format_summary('image', pd.Series([], dtype=object), 1, ['a.jpg: empty'], 1)
+    assert summary == '1 image, 0 faces; no face in 1.\n1 could not be read:\na.jpg: empty'
+    assert quantity(2000, 'face') == '2,000 faces'
 
 
 def test_open_result_creates_the_folder(tmp_path):
@@ -275,6 +284,15 @@ def test_frames_of_several_sizes(tmp_path):
             append(Image.new('RGB', size))
     assert [frame.image.size for frame in read_frames(open_video(tmp_path/'sizes.mp4'))] == [(480, 270)]*3
     assert [path.name for path in tmp_path.iterdir()] == ['sizes.mp4']
+
+
+def test_interrupted_video_keeps_its_frames(tmp_path, toy, clip):
+    results = iter_video(clip, toy, draw=tmp_path/'begun.mp4')
+    for _ in range(3):
+        next(results)
+    results.close()  # as Ctrl-C does
+    assert len(list(read_frames(open_video(tmp_path/'begun.mp4')))) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ['begun.mp4']
 
 
 def test_video_without_frames(toy, clip):

@@ -13,7 +13,6 @@ from fer2013_cnn.data.load import FERPLUS_COLUMNS
 from fer2013_cnn.data.synthetic import synthetic_dataset
 from fer2013_cnn.model.inference import load_network
 from fer2013_cnn.model.zoo import conv_bn, keras, layers, ZOO
-from fer2013_cnn.training import config as config_module
 from fer2013_cnn.training import loop
 from fer2013_cnn.training.config import make_config
 from fer2013_cnn.training.run import (check_new_run, load_predictions, Predictions, predictions_path, read_history,
@@ -30,12 +29,9 @@ def mini(num_classes=len(CLASSES)):
 
 @pytest.fixture(scope='module', autouse=True)
 def mini_in_the_zoo():
-    choices = config_module.CHOICES['model']
     ZOO['mini'] = mini
-    config_module.CHOICES['model'] = tuple(ZOO)
     yield
     del ZOO['mini']
-    config_module.CHOICES['model'] = choices
 
 
 @pytest.fixture(scope='module')
