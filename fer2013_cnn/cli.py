@@ -77,6 +77,7 @@ def format_cell(value) -> str:
     "Integers with thousands separators, anything else as text."
     return f'{value:,}' if isinstance(value, Integral) else str(value)
 
+# %% ../nbs/70_cli.ipynb #3a505d99
 def print_table(table, title: str):
     "Print a data frame as a table that fits the terminal."
     from rich import box
@@ -318,6 +319,7 @@ def print_reports():
     from fer2013_cnn.reporting import list_reports
     for title, table in list_reports().items(): print_table(table, title)
 
+# %% ../nbs/70_cli.ipynb #f32dab28
 def make_report(name: str, parameters: dict) -> Path:
     "Run a report while a spinner shows the time; a wrong parameter or a missing file is reported before it starts."
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

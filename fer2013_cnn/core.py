@@ -144,6 +144,7 @@ def atomic_write(path: Path):
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #a3bc3561
 @contextmanager
 def writing(path: str | Path,
             hint: str = ''   # what to do about it

@@ -8,8 +8,8 @@ import pytest
 from fer2013_cnn.core import CLASSES, UNKNOWN, UserError
 from fer2013_cnn.data.synthetic import synthetic_dataset
 from fer2013_cnn.evaluation.compare import (average_predictions, best_run, mcnemar_test, paired_table, run_table,
-                                            split_names, trained_run_info)
-from fer2013_cnn.training.run import Predictions, save_predictions, start_run
+                                            split_names)
+from fer2013_cnn.training.run import Predictions, save_predictions, start_run, trained_run_info
 
 
 def refused(message):

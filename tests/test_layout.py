@@ -108,6 +108,14 @@ def test_every_page_opens_with_title_and_summary():
         assert title[0].startswith('# ') and title[1].startswith('> '), page.name
 
 
+def test_readme_has_the_summary_of_every_page():
+    readme = (ROOT/'README.md').read_text()
+    for page in PAGES:
+        heading = ''.join(json.loads((ROOT/page).read_text())['cells'][1]['source']).splitlines()
+        row = f"|[{page.stem}]({page.as_posix()})|{heading[1].removeprefix('> ')}|"
+        assert row in readme, f'run the notebook index again: {row}'
+
+
 def test_cells_are_short():
     for page in PAGES:
         for source in code_of(page):

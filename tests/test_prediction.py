@@ -17,9 +17,9 @@ from fer2013_cnn.core import UserError
 from fer2013_cnn.model.inference import Classifier
 from fer2013_cnn.prediction import faces
 from fer2013_cnn.prediction.faces import crop_face, decode_image, find_faces, find_images, mtcnn, open_image, read_file
-from fer2013_cnn.prediction.images import (ImageResult, format_summary, iter_images, open_result, predict_faces,
-                                           predict_images, quantity, result_files, save_annotated, to_frame,
-                                           unused_path)
+from fer2013_cnn.prediction.images import (ImageResult, annotate, format_summary, iter_images, open_result,
+                                           predict_faces, predict_images, quantity, result_files, save_annotated,
+                                           to_frame, unused_path)
 from fer2013_cnn.prediction.video import (expand_videos, iter_video, open_video, plot_emotions, predict, predict_video,
                                           predict_video_file, read_frames, save_plot, video_writer)
 
@@ -173,6 +173,16 @@ def test_batches_of_crops(toy):
     table = predict_faces(crops, toy, cropped=True)
     assert table.emotion.tolist() == ['dark']*40 + ['light']
     assert table.attrs['unread'] == ['bytes 40: empty']
+
+
+def test_a_hundred_faces_in_an_image(toy):
+    head = open_image(HOPPER).crop((110, 60, 420, 370)).resize((96, 96))
+    crowd = Image.new('RGB', (1100, 1100), 'gray')
+    for place in range(100):
+        crowd.paste(head.rotate(place % 7 - 3), (place % 10*110 + 7, place//10*110 + 7))
+    table = predict_faces(crowd, toy)
+    assert len(table) == 100
+    assert annotate(crowd, table).size == crowd.size
 
 
 def test_reserved_column_names():

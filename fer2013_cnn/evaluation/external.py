@@ -20,9 +20,8 @@ from ..model.zoo import keras
 from ..model.inference import adapt_input, class_order, load_network, open_network, own_class_names, WEIGHTS
 from ..model.tta import predict_proba
 from ..training.run import (describe_data, load_predictions, Predictions, predictions_path,
-    save_predictions, start_run, update_run)
+    save_predictions, start_run, trained_run_info, update_run)
 from ..training.loop import predict_split
-from .compare import trained_run_info
 
 # %% ../../nbs/44_evaluate.external.ipynb #4480901f
 def predict_external(network: keras.Model,

@@ -123,21 +123,20 @@ def roc_auc_and_ap(is_class: np.ndarray,  # bool (N,)
                   ) -> tuple:             # ROC AUC and average precision, (n_resamples,) each
     "ROC AUC and average precision as in scikit-learn; NaN in a resample without positives or without negatives."
     order = np.argsort(-y_score, kind='stable')
-    ranked, positions = -y_score[order], np.flatnonzero(is_class[order])
-    weights = weights[:, order]
-    of_class = weights[:, positions]
-    running, running_of_class = [np.pad(w.cumsum(1), ((0, 0), (1, 0))) for w in (weights, of_class)]
+    ranked, is_class, weights = -y_score[order], is_class[order], weights[:, order]
+    positives, negatives = weights[:, is_class], weights[:, ~is_class]
 
-    def positives_negatives(ends):  # among the first `ends` images of the ranking
-        positives = running_of_class[:, np.searchsorted(positions, ends)]
-        return positives, running[:, ends] - positives
+    def count_above(weights, scores, side):  # of each positive; with ties if `side` is 'right'
+        running = np.pad(weights.cumsum(1), ((0, 0), (1, 0)))
+        return running[:, np.searchsorted(scores, ranked[is_class], side)]
 
-    _, fp_above = positives_negatives(np.searchsorted(ranked, ranked[positions], 'left'))   # without ties
-    tp, fp = positives_negatives(np.searchsorted(ranked, ranked[positions], 'right'))       # with ties
-    p, n = positives_negatives(np.array([len(order)]))
-    pairs = np.where(p*n > 0, p*n, np.nan)[:, 0]
-    roc_auc = (of_class*(n - (fp_above + fp)/2)).sum(1)/pairs
-    return roc_auc, (of_class*tp/np.maximum(tp + fp, 1)).sum(1)*n[:, 0]/pairs
+    tp = count_above(positives, ranked[is_class], 'right')
+    fp = count_above(negatives, ranked[~is_class], 'right')
+    fp_higher = count_above(negatives, ranked[~is_class], 'left')
+    p, n = positives.sum(1), negatives.sum(1)
+    pairs = np.where(p*n > 0, p*n, np.nan)
+    roc_auc = (positives*(n[:, None] - (fp_higher + fp)/2)).sum(1)/pairs
+    return roc_auc, (positives*tp/np.maximum(tp + fp, 1)).sum(1)*n/pairs
 
 # %% ../../nbs/40_evaluate.ipynb #a40b6c95
 def one_vs_rest_scores(predictions: Predictions,

@@ -44,6 +44,7 @@ LIMITS_OF_USE = """**Not for decisions about people.** The network was trained o
 many of them posed and many of their labels wrong. It predicts the word under which a photo would be found, \
 not what a person feels, and it is less accurate for some groups of people than for others."""
 
+# %% ../../nbs/54_predict.demo.ipynb #7b1188af
 def introduction(model: str | Path = 'base'  # see `open_classifier`
                 ) -> str:                    # Markdown
     "What the network does, how accurate it is, and its limits of use."
@@ -70,6 +71,9 @@ def predict_photo(photo,                  # see `open_image`
     return image, faces, crops[order]
 
 # %% ../../nbs/54_predict.demo.ipynb #de000002
+#| export
+
+# %% ../../nbs/54_predict.demo.ipynb #11d6ee05
 def shorten(faces: pd.DataFrame) -> pd.DataFrame:
     "Faces as the page shows them: numbered, probabilities with two decimals, boxes last."
     table = faces.drop(columns=['confidence', *BOX]).round(2).join(faces[list(BOX)])
@@ -88,6 +92,7 @@ def keras_network(model: str):
     "The Keras network behind a name that `open_classifier` accepts."
     return open_network(model)[0]
 
+# %% ../../nbs/54_predict.demo.ipynb #cabd9e50
 def plot_face_heatmaps(model: str,
                        crops: np.ndarray,   # uint8 (N, 48, 48)
                        faces: pd.DataFrame  # as in `predict_photo`
@@ -129,6 +134,7 @@ MAX_UPLOAD_BYTES = 20_000_000
 MAX_SHOWN_SIDE = 1600  # pixels of the longer side
 GRAD_CAM_INFO = 'Bright regions raise the score of the predicted emotion. Loads TensorFlow: ten seconds at first.'
 
+# %% ../../nbs/54_predict.demo.ipynb #833ce809
 def photo_inputs(gradio, classifier: Classifier):
     "Upload, webcam or example; status line and bars."
     photo = gradio.Image(type='filepath', image_mode=None, sources=['upload', 'webcam', 'clipboard'], height=360,

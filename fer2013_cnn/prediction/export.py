@@ -119,6 +119,7 @@ def run_saved_model(path: Path,
 EXPORT_FORMATS = dict(onnx='.onnx', litert='.tflite', saved_model='_saved_model')  # name → suffix
 CALIBRATION_IMAGES = 512  # Training images that calibrate int8
 
+# %% ../../nbs/53_predict.export.ipynb #3969a630
 def write_exported(network: keras.Model,
                    format: str,                           # one of `EXPORT_FORMATS`
                    path: Path,
@@ -149,6 +150,7 @@ def size_on_disk(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob('*')
     return sum(file.stat().st_size for file in files if file.is_file())
 
+# %% ../../nbs/53_predict.export.ipynb #36d1aeae
 def compare_outputs(probabilities: np.ndarray,  # float (N, C), of the exported network
                     expected: np.ndarray,       # float (N, C), of the original
                     labels: np.ndarray          # int (N,)
@@ -193,6 +195,7 @@ def export_paths(source: str, format: str, int8: bool, folder: str | Path) -> di
         if path.exists(): raise UserError(f'{path} exists already: remove it, or choose another folder with --to')
     return paths
 
+# %% ../../nbs/53_predict.export.ipynb #0b3d6b9f
 def calibration_images(dataset: Dataset) -> np.ndarray:
     "At most `CALIBRATION_IMAGES` random Training images, the same each time, uint8 (N, 48, 48)."
     training = dataset.indices('Training')
