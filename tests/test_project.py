@@ -7,6 +7,7 @@ import subprocess
 import time
 import venv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,15 +149,19 @@ def test_without_internet_kaggle_costs_one_line(tmp_path):
     assert done.stderr.count('\n') == 1 and 'could not be downloaded' in done.stderr
 
 
+def leave_out(folder, names):
+    "What is not a source, for `copytree`."
+    return {'.venv', '.git', 'outputs', 'data', 'build', 'dist'} & {*names} if Path(folder) == ROOT else ()
+
+
 @pytest.fixture(scope='module')
 def wheel_venv(tmp_path_factory):
     "An empty environment with the wheel and what it requires."
     folder = tmp_path_factory.mktemp('wheel')
-    ignore = shutil.ignore_patterns('.venv', '.git', 'outputs', 'data', 'build', '*.egg-info')
-    shutil.copytree(ROOT, folder/'source', ignore=ignore)
+    shutil.copytree(ROOT, folder/'source', ignore=leave_out)
     assert call('python', '-m', 'build', '--wheel', '--outdir', folder, folder/'source').returncode == 0
     venv.create(folder/'venv', with_pip=True)
-    pip = [folder/'venv'/'bin'/'python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
+    pip = [folder/'venv'/'bin'/'python', '-m', 'pip', 'install', '--quiet', '--no-compile', '--disable-pip-version-check']
     subprocess.run([*pip, '-c', ROOT/'constraints.txt', *folder.glob('*.whl')], check=True)
     return folder/'venv'
 
