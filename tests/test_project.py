@@ -161,8 +161,8 @@ def wheel_venv(tmp_path_factory):
     shutil.copytree(ROOT, folder/'source', ignore=leave_out)
     assert call('python', '-m', 'build', '--wheel', '--outdir', folder, folder/'source').returncode == 0
     venv.create(folder/'venv', with_pip=True)
-    pip = [folder/'venv'/'bin'/'python', '-m', 'pip', 'install', '--quiet', '--no-compile', '--disable-pip-version-check']
-    subprocess.run([*pip, '-c', ROOT/'constraints.txt', *folder.glob('*.whl')], check=True)
+    pip = [folder/'venv'/'bin'/'python', '-m', 'pip', '--quiet', '--disable-pip-version-check', 'install']
+    subprocess.run([*pip, '--no-compile', '-c', ROOT/'constraints.txt', *folder.glob('*.whl')], check=True)
     return folder/'venv'
 
 
