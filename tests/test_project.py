@@ -21,7 +21,7 @@ WITHOUT_KERAS = ('core', 'data.load', 'data.audit', 'model.inference', 'training
 
 def test_shuffled_labels_teach_nothing(tmp_path):
     from fer2013_cnn import make_config, predict_split, synthetic_dataset, train
-    dataset = synthetic_dataset()
+    dataset = synthetic_dataset((1400, 350, 350))
     shuffled = np.random.default_rng(0).permutation(dataset.labels)
     labels = np.where(dataset.splits == 0, shuffled, dataset.labels).astype(np.uint8)
     dataset = replace(dataset, labels=labels)
@@ -173,9 +173,11 @@ def test_the_wheel_works_by_itself(wheel_venv, tmp_path):
     def run(*words):
         return subprocess.run([wheel_venv/'bin'/words[0], *words[1:]], cwd=tmp_path, env=env, capture_output=True,
                               text=True)
-    done = run('fer2013', 'report', '--data', 'sample', '--run', 'run', '-p', 'epochs=1')
+    done = run('fer2013', 'train', '--data', 'sample', '--run', 'run', '--set', 'epochs=1')
     assert done.returncode == 0, done.stderr
-    assert (tmp_path/'run'/'report.html').exists()
+    done = run('fer2013', 'report', 'data_audit', '--data', 'sample', '--run', 'audit')
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path/'run'/'model.keras').exists() and (tmp_path/'audit'/'report.html').exists()
     folder = run('python', '-c', 'from fer2013_cnn.reporting import reports_folder; print(reports_folder())').stdout
     assert folder.startswith(str(wheel_venv))
     done = run('python', '-c', "import fer2013_cnn; print(fer2013_cnn.load_pretrained('small').count_params())")
