@@ -31,7 +31,6 @@ def commands(): pass  # so that Typer expects a command's name also while this p
 # %% ../nbs/70_cli.ipynb #2d906d00
 def main():
     "Run the command line; the console script `fer2013`."
-    from fer2013_cnn.core import UserError
     sys.stdout.reconfigure(errors='backslashreplace')  # file names may contain any bytes
     if not sys.stderr.isatty(): os.environ.setdefault('TQDM_DISABLE', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -40,7 +39,10 @@ def main():
         message = error.format_message()  # empty if no command was given: then the help was printed
         sys.exit(f'fer2013: {message.rstrip(".")}: see {error.ctx.command_path} --help' if message else 2)
     except typer.Abort: sys.exit('fer2013: stopped')
-    except UserError as error: sys.exit(f'fer2013: {error}')
+    except ValueError as error:
+        from fer2013_cnn.core import UserError  # imports pandas, which --help does not need
+        if not isinstance(error, UserError): raise
+        sys.exit(f'fer2013: {error}')
 
 # %% ../nbs/70_cli.ipynb #c11a0008
 Data = Annotated[Optional[str], typer.Option(metavar='PATH|kaggle|sample', help=(

@@ -17,7 +17,8 @@ import numpy as np
 from ..core import checksum, Dataset, machine_info, read_run, SHAPE, SPLITS, UNKNOWN, UserError, utc_now
 from ..data.audit import brightness, not_leaked
 from ..model.zoo import keras
-from ..model.inference import adapt_input, class_order, load_network, open_network, own_class_names, WEIGHTS
+from ..model.inference import (adapt_input, class_order, is_run,
+    load_network, open_network, own_class_names, WEIGHTS)
 from ..model.tta import predict_proba
 from ..training.run import (describe_data, load_predictions, Predictions, predictions_path,
     save_predictions, start_run, trained_run_info, update_run)
@@ -58,7 +59,7 @@ def network_file(source: str  # a run folder, a .keras file, or the name of a pr
                 ) -> Path:
     "The file with the weights of a network."
     path = Path(source)
-    if (path/'run.json').exists(): return path/'model.keras'
+    if is_run(path): return path/'model.keras'
     return path if path.suffix == '.keras' else WEIGHTS/f'{source}.npz'
 
 # %% ../../nbs/44_evaluate.external.ipynb #d15249d6
@@ -100,16 +101,16 @@ def evaluate_model(source: str,                 # see `open_network`
     network, metadata = open_network(source)
     class_names = own_class_names(metadata, class_names)
     if metadata and pixel_range != '0-255': raise UserError('pixel_range is for .keras files: this network takes 0-255')
-    is_run = (Path(source)/'run.json').exists()
+    trained_here = is_run(Path(source))
     def predict(split):
-        if is_run: return predict_run(source, dataset, split, tta)
+        if trained_here: return predict_run(source, dataset, split, tta)
         return predict_external(network, dataset, split, tta, pixel_range, class_names)
     public = predict('PublicTest')
     run = start_run(run, describe_evaluation(source, network, metadata, dataset, tta))
     save_predictions(run, public)
-    if not is_run: update_run(run, private_test_opened=[*metadata.get('private_test_opened', []), utc_now()])
+    if not trained_here: update_run(run, private_test_opened=[*metadata.get('private_test_opened', []), utc_now()])
     save_predictions(run, predict('PrivateTest'))
-    if is_run: update_run(run, private_test_opened=read_run(source)['private_test_opened'])
+    if trained_here: update_run(run, private_test_opened=read_run(source)['private_test_opened'])
     update_run(run, finished=utc_now())
     return run
 
