@@ -91,11 +91,11 @@ def test_a_run_is_no_better_than_its_copy(report, tmp_path):
     assert (tmp_path/'compared'/'report.html').exists()
 
 
-def test_reports_list_their_parameters():
+def test_reports_list_their_parameters(tmp_path):
     done = call('fer2013', 'report', '--list')
     assert done.returncode == 0
     for path in REPORTS: assert f'{path.stem}: ' in done.stdout
-    assert call('fer2013', 'report', 'compare_runs', '-p', 'runs=one').returncode == 1
+    assert call('fer2013', 'report', 'compare_runs', '-p', 'runs=one', '--run', tmp_path/'run').returncode == 1
 
 
 def test_the_audit_is_a_report_too(tmp_path):
