@@ -30,7 +30,7 @@ import pandas as pd
 # %% ../nbs/00_core.ipynb #c0de0007
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 SPLITS = ('Training', 'PublicTest', 'PrivateTest')
-SIZE = 48             # pixels
+SIZE = 48             # width and height of an image in pixels
 SHAPE = (SIZE, SIZE)
 UNKNOWN = 255         # the label, or the split, of an image that has none
 
@@ -50,7 +50,7 @@ def listed(names) -> str:
 
 def check_choice(what: str,   # for the message, such as 'preset'
                  value,
-                 choices      # the allowed values
+                 choices      # collection of the allowed values
                 ):
     "Raise `UserError` unless the value is one of the choices."
     if value not in choices: raise UserError(f'unknown {what} {value!r}: expected {listed(choices)}')
@@ -82,7 +82,7 @@ def content_fingerprint(dataset: 'Dataset') -> str:
 
 # %% ../nbs/00_core.ipynb #c0de0045
 def describe_content(dataset: 'Dataset') -> str:
-    "What the data are, judged by their counts: complete FER2013, synthetic faces, or something else."
+    "Describe the data by their counts: complete FER2013, synthetic faces, or something else."
     if dataset.synthetic: return 'synthetic faces, not FER2013'
     if (dataset.labels == UNKNOWN).all(): return 'faces without labels, for prediction only'
     if dataset.class_names != CLASSES: return 'not FER2013'
@@ -99,8 +99,8 @@ class Dataset:
     name: str                     # of the source, without its folder
     class_names: tuple = CLASSES
     source_rows: np.ndarray = ()  # int (N,), row in the table, or position of the file in the sorted paths, from 0
-    notes: tuple = ()             # what was decided or converted while reading, a sentence each
-    skipped: tuple = ()           # what was left out as unusable, an error message each
+    notes: tuple = ()             # sentences about decisions and conversions while reading
+    skipped: tuple = ()           # error messages of the images that were left out as invalid
     synthetic: bool = False       # rendered by this package, not FER2013
 
     counts = count_images
@@ -137,7 +137,7 @@ def show_faces(images: np.ndarray,   # (N, 48, 48) or (N, 48, 48, 1), grey value
 # %% ../nbs/00_core.ipynb #c0de0028
 @contextmanager
 def atomic_write(path: Path):
-    "A temporary path beside `path` to write to; it replaces `path` when the block ends without an error."
+    "Yield a temporary path in the same folder; the file replaces `path` if the block ends without an error."
     temporary = path.with_name(f'.{uuid4().hex}.{path.name}')  # keeps the suffix, by which Keras chooses a format
     try:
         yield temporary
@@ -147,7 +147,7 @@ def atomic_write(path: Path):
 # %% ../nbs/00_core.ipynb #a3bc3561
 @contextmanager
 def writing(path: str | Path,
-            hint: str = ''   # what to do about it
+            hint: str = ''   # advice that is added to the message
            ):
     "Turn an `OSError` inside the block into a `UserError` that names the path."
     try: yield
@@ -162,7 +162,7 @@ def write_json(path: Path, value: dict):
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 def read_run(run: str | Path) -> dict:
-    "The content of a run folder's run.json. Raises `UserError` if there is none or it is damaged."
+    "Read the run.json of a run folder. Raises `UserError` if it is missing or damaged."
     try: return json.loads((Path(run)/'run.json').read_text(encoding='utf-8'))
     except OSError: raise UserError(f'{run} is not a run folder: it has no run.json') from None
     except ValueError: raise UserError(f'{run}/run.json is damaged') from None
@@ -172,7 +172,7 @@ def checksum(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 # %% ../nbs/00_core.ipynb #c0de0035
-PACKAGE = Path(__file__).parent if '__file__' in globals() else Path.cwd().parent/'fer2013_cnn'  # its folder
+PACKAGE = Path(__file__).parent if '__file__' in globals() else Path.cwd().parent/'fer2013_cnn'  # the package's folder
 DEPENDENCIES = ('fer2013_cnn', 'keras', 'tensorflow', 'numpy', 'pandas', 'scikit-learn')
 
 def utc_now() -> str:

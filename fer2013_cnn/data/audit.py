@@ -33,7 +33,7 @@ def exact_groups(images: np.ndarray  # uint8 (N, 48, 48)
 
 # %% ../../nbs/14_data.audit.ipynb #21e60ece
 def show_groups(dataset: Dataset,
-                groups: pd.Series,  # group of each image, or of some; the index contains the indices of the images
+                groups: pd.Series,  # group numbers of all or some images, with their indices in the data set as index
                 n: int = 5,         # number of groups
                 columns: int = 10
                ) -> Figure:
@@ -68,7 +68,7 @@ def has_label_conflict(groups: np.ndarray,  # int (N,), equal for copies
 
 # %% ../../nbs/14_data.audit.ipynb #7b05ba02
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    "64-bit perceptual hash of each image, uint64 (N,)."
+    "Compute the 64-bit perceptual hash of each image, uint64 (N,)."
     progress = tqdm(images, 'perceptual hashes', leave=False)
     bits = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in progress]
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
@@ -104,8 +104,8 @@ def near_pairs(images: np.ndarray,  # uint8 (N, 48, 48)
     return pd.concat(blocks, ignore_index=True)
 
 # %% ../../nbs/14_data.audit.ipynb #b88d9a3a
-def near_groups(groups: np.ndarray,   # of `exact_groups`
-                pairs: pd.DataFrame   # of `near_pairs`
+def near_groups(groups: np.ndarray,   # from `exact_groups`
+                pairs: pd.DataFrame   # from `near_pairs`
                ) -> np.ndarray:       # int (N,)
     "Number the images, with the same number for those that are connected by exact or near copies."
     links = groups[pairs['first']], groups[pairs['second']]
@@ -126,16 +126,16 @@ def contrast(images: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/14_data.audit.ipynb #2f8544e5
 def copy_columns(dataset: Dataset,
-                 groups: np.ndarray  # of `exact_groups`
+                 groups: np.ndarray  # from `exact_groups`
                 ) -> pd.DataFrame:
-    "The columns about exact copies."
+    "Make the columns about exact copies: group, copy, conflict, leaked."
     return pd.DataFrame(dict(group=groups, copy=pd.Series(groups).duplicated(),
                              conflict=has_label_conflict(groups, dataset.labels), leaked=leaked(dataset, groups)))
 
 def near_columns(dataset: Dataset,
-                 groups: np.ndarray  # of `exact_groups`
+                 groups: np.ndarray  # from `exact_groups`
                 ) -> pd.DataFrame:
-    "The columns about near copies."
+    "Make the columns about near copies: near_group, near_copy, near_leaked."
     near = near_groups(groups, near_pairs(dataset.images, groups))
     return pd.DataFrame(dict(near_group=near, near_copy=pd.Series(near).duplicated(),
                              near_leaked=leaked(dataset, near)))
@@ -143,7 +143,7 @@ def near_columns(dataset: Dataset,
 # %% ../../nbs/14_data.audit.ipynb #9f43fcdf
 def ferplus_columns(votes: pd.DataFrame  # see `fer2013_cnn.data.load.load_ferplus`
                    ) -> pd.DataFrame:
-    "The columns about FER+ votes."
+    "Make the columns about FER+ votes: ferplus, not_a_face."
     majority = ferplus_majority(votes).astype(int)
     majority[majority == UNKNOWN] = -1  # the code of a missing category
     not_a_face = votes.NF.to_numpy() > votes.drop(columns='NF').max(axis=1).to_numpy()

@@ -34,8 +34,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ..core import CLASSES, Dataset, listed, SHAPE, SIZE, SPLITS, UNKNOWN, UserError
-from .tables import (build_dataset, CHUNK_SIZE, DatasetBuilder, Header, LINE_LIMIT,
-    parse_header, read_table, TABLE_LIMIT)
+from .tables import (build_dataset, CHUNK_SIZE, DatasetBuilder, Header,
+    LINE_LIMIT, parse_header, read_table, TABLE_LIMIT)
 
 # %% ../../nbs/12_data.folders.ipynb #76bf3c2b
 IMAGE_FORMATS = dict(JPEG=('.jpg', '.jpeg'), PNG=('.png',), BMP=('.bmp',), GIF=('.gif',), TIFF=('.tif', '.tiff'),
@@ -71,10 +71,10 @@ def check_image(image: Image.Image, any_size: bool):
 
 # %% ../../nbs/12_data.folders.ipynb #1d2fd812
 def decode_face(data: bytes,                         # an image file
-                any_size: bool = False,              # crop and resize, instead of an error
-                conversions: Counter | None = None   # counts what was converted
+                any_size: bool = False,              # crop and resize instead of raising an error
+                conversions: Counter | None = None   # is updated with the number of images of each conversion
                ) -> np.ndarray:                      # uint8 (48, 48)
-    "Decode an image file. Raises `UserError` for one that is damaged or has an unexpected size."
+    "Decode an image file. Raises `UserError` if it is damaged or has an unexpected size."
     conversions = Counter() if conversions is None else conversions
     try:
         with Image.open(io.BytesIO(data), formats=list(IMAGE_FORMATS)) as image:
@@ -96,17 +96,17 @@ def decode_face(data: bytes,                         # an image file
 SPLIT_FOLDERS = dict(train=0, training=0, validation=1, valid=1, val=1, publictest=1, test=2, testing=2, privatetest=2)
 
 def official_split(path: str) -> int | None:
-    "The split that a file name such as Training_10019449.jpg begins with."
+    "The split at the beginning of a file name such as Training_10019449.jpg; None if there is none."
     name, _, rest = path.rpartition('/')[2].partition('_')
     return SPLITS.index(name) if rest and name in SPLITS else None
 
 def folder_split(path: str) -> int | None:
-    "The split that the folder above the class folder is named after."
+    "The split that is named by the folder above the class folder; None if there is none."
     parts = path.rsplit('/', 3)
     return SPLIT_FOLDERS.get(parts[-3].lower()) if len(parts) > 2 else None
 
 # %% ../../nbs/12_data.folders.ipynb #a06983f4
-def infer_splits(paths: list[str]) -> tuple[np.ndarray, bool]:  # uint8 (N,); whether they are from file names
+def infer_splits(paths: list[str]) -> tuple[np.ndarray, bool]:  # uint8 (N,); True if from file names
     "Splits from file names if they contain FER2013's splits, otherwise from folders, otherwise all Training."
     by_name, by_folder = [official_split(path) for path in paths], [folder_split(path) for path in paths]
     official = any(split is not None for split in by_name)
@@ -123,7 +123,7 @@ def infer_splits(paths: list[str]) -> tuple[np.ndarray, bool]:  # uint8 (N,); wh
 
 # %% ../../nbs/12_data.folders.ipynb #c687c7d3
 def find_classes(paths: list[str], official: bool) -> tuple[tuple, np.ndarray]:  # class names; labels, uint8 (N,)
-    "Classes from the names of the folders; only `CLASSES` if the file names are official."
+    "Find classes and labels in folder names; only `CLASSES` are allowed if the file names are FER2013's (`official`)."
     folders = [path.rsplit('/', 2)[-2] if '/' in path else '' for path in paths]
     if '' in folders:
         raise UserError(f"{paths[folders.index('')]} is in no class folder, expected a path such as happy/1.jpg")
@@ -173,18 +173,18 @@ def check_folders(paths: list[str], folders: list[str]):
 # %% ../../nbs/12_data.folders.ipynb #b1cb97e7
 @dataclass(frozen=True)
 class Layout:
-    "What the paths of images say about them."
+    "Labels, splits and classes, inferred from the paths of images."
     labels: np.ndarray   # uint8 (N,)
     splits: np.ndarray   # uint8 (N,)
     class_names: tuple
-    official: bool       # file names of FER2013
+    official: bool       # True if the file names are those of FER2013
     notes: tuple = ()
 
 # %% ../../nbs/12_data.folders.ipynb #2a9ce684
 def infer_layout(paths: list[str],        # image files
-                 folders: list[str] = ()  # all folders, to find empty ones
+                 folders: list[str] = ()  # paths of all folders, to find those without images
                 ) -> Layout:
-    "Labels and splits from paths. Raises `UserError` if they are missing or contradict each other."
+    "Infer labels and splits from paths. Raises `UserError` if they are missing or contradict each other."
     splits, official = infer_splits(paths)
     class_names, labels = find_classes(paths, official)
     check_folders(paths, folders)
@@ -196,7 +196,7 @@ def infer_layout(paths: list[str],        # image files
 
 # %% ../../nbs/12_data.folders.ipynb #c4f2bcd1
 def is_hidden(path: str) -> bool:
-    "Whether a file, or a folder above it, is hidden or __MACOSX."
+    "Whether a path contains a hidden file or folder or a folder __MACOSX."
     path = '/' + path.removeprefix('./')
     return '/.' in path or '/__MACOSX/' in path
 
@@ -210,7 +210,7 @@ class Member:
 
 # %% ../../nbs/12_data.folders.ipynb #05788878
 def folder_members(folder: Path) -> tuple[list[Member], list[str]]:
-    "Files and folders below a directory."
+    "List the files and folders below a directory, without hidden ones."
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob('*')}
     paths = {name: path for name, path in paths.items() if not is_hidden(name)}
     for name, path in paths.items():
@@ -238,7 +238,7 @@ def check_member(path: str, size: int, packed: int, link: bool):  # unpacked and
 
 # %% ../../nbs/12_data.folders.ipynb #f2b4ae31
 def zip_members(archive: zipfile.ZipFile) -> tuple[list[Member], list[str]]:
-    "Files and folders of a zip archive."
+    "List the files and folders of a zip archive, without hidden ones."
     for info in archive.infolist():
         check_member(info.filename, info.file_size, info.compress_size, stat.S_ISLNK(info.external_attr >> 16))
     infos = [info for info in archive.infolist() if not is_hidden(info.filename)]
@@ -252,7 +252,7 @@ DAMAGED = (OSError, EOFError, RuntimeError, NotImplementedError,  # what damaged
 
 # %% ../../nbs/12_data.folders.ipynb #c4d438d3
 def read_member(member: Member) -> bytes | UserError:
-    "The content of an image file; an error is returned, to be raised when its turn comes."
+    "Read an image file; return an error instead of raising it, so that errors can be reported in the order of paths."
     if member.size > IMAGE_LIMIT: return UserError(f'{member.size:,} bytes, expected at most {IMAGE_LIMIT:,}')
     try:
         with member.open() as stream: return stream.read()
@@ -280,13 +280,13 @@ def read_images(members: list[Member], folders: list[str], builder: DatasetBuild
 
 # %% ../../nbs/12_data.folders.ipynb #dbbcd6ac
 def peek_header(stream: BinaryIO) -> Header | None:
-    "The header of a csv, or None if it has no pixels."
+    "Parse the header of a csv; None if it has no column pixels."
     try: return parse_header(stream.readline(LINE_LIMIT))
     except UserError: return None
 
 # %% ../../nbs/12_data.folders.ipynb #93bbebc3
 def read_tar(stream: BinaryIO, builder: DatasetBuilder, packed: int) -> Dataset:
-    "Read the first csv with pixels of a tarball of `packed` bytes."
+    "Read the first csv with a column pixels in a tarball of `packed` bytes."
     with tarfile.open(fileobj=stream, mode='r|') as archive:
         for info in archive:
             if info.isdir(): continue
@@ -313,7 +313,7 @@ def read_stream(stream: BinaryIO,  # buffered, with a method `peek`
 
 # %% ../../nbs/12_data.folders.ipynb #a0d391e3
 def choose_table(members: list[Member]) -> Member | None:
-    "The csv with the most of the columns pixels, emotion and Usage; None if there is no csv with pixels."
+    "Choose the csv with the most of the columns pixels, emotion and Usage; None if none has pixels."
     tables = {}  # number of missing columns → members
     for member in members:
         if not member.path.lower().endswith('.csv'): continue
@@ -327,7 +327,7 @@ def choose_table(members: list[Member]) -> Member | None:
 
 # %% ../../nbs/12_data.folders.ipynb #9cf4a8f4
 def read_members(members: list[Member], folders: list[str], builder: DatasetBuilder) -> Dataset:
-    "Read what a folder or a zip archive contains: one table, class folders with images, or a tarball."
+    "Read the content of a folder or a zip archive: one table, class folders with images, or a tarball."
     images = [member for member in members if member.path.lower().endswith(IMAGE_SUFFIXES)]
     table = choose_table(members)
     if table and images:
@@ -340,10 +340,10 @@ def read_members(members: list[Member], folders: list[str], builder: DatasetBuil
 
 # %% ../../nbs/12_data.folders.ipynb #74f9cc61
 def read_dataset(path: Path,               # existing file or directory
-                 name: str | None = None,  # of the data set; None: the last part of the path
+                 name: str | None = None,  # name of the data set; None: the last part of the path
                  on_bad: str = 'raise'     # 'raise', or 'skip' invalid rows and images
                 ) -> Dataset:
-    "Read a csv, a tarball, a zip archive or a directory. Raises `UserError` for anything else, or if it is damaged."
+    "Read a csv, tarball, zip archive or directory. Raises `UserError` for another or a damaged source."
     builder = DatasetBuilder(name or path.resolve().name, on_bad)
     try:
         if path.is_dir(): return read_members(*folder_members(path), builder)

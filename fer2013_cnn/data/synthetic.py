@@ -37,7 +37,7 @@ def sample_expression(expression: str,  # one of `EXPRESSIONS`
 
 # %% ../../nbs/10_data.synthetic.ipynb #7e1b25d6
 def sample_identity(rng: np.random.Generator) -> dict:
-    "Draw a person: skin, hair and backdrop are grey values (0–255), lengths are in pixels."
+    "Draw the properties of a person: skin, hair and backdrop are grey values (0–255), lengths are in pixels."
     return dict(skin=rng.uniform(95, 225), hair=rng.uniform(10, 150), backdrop=rng.uniform(20, 235),
                 face_width=rng.uniform(14, 18), face_height=rng.uniform(18, 21.5),
                 eye_distance=rng.uniform(5.8, 7.6), eye_size=rng.uniform(2.2, 3.1),
@@ -140,8 +140,8 @@ def draw_mouth(pen: Pen, person: dict, expression: dict):
     for lip in (upper, lower): pen.line(lip, person['lip_width'], .5*person['skin'])
 
 # %% ../../nbs/10_data.synthetic.ipynb #dec14930
-def draw_portrait(person: dict,      # of `sample_identity`
-                  expression: dict   # of `sample_expression`
+def draw_portrait(person: dict,      # from `sample_identity`
+                  expression: dict   # from `sample_expression`
                  ) -> Image.Image:   # a canvas, grey (mode L)
     "Draw a frontal, evenly lit face."
     canvas = new_canvas(person['backdrop'])
@@ -202,10 +202,10 @@ def render_faces(labels: np.ndarray,  # int (N,), indices into `EXPRESSIONS`
 
 # %% ../../nbs/10_data.synthetic.ipynb #59385b8a
 def sample_labels(n: int,                    # number of labels
-                  imbalanced: bool = False,  # in FER2013's proportions instead of equal ones
+                  imbalanced: bool = False,  # class counts in FER2013's proportions, not equal
                   seed: int = 0              # of the order
                  ) -> np.ndarray:            # uint8 (n,)
-    "Shuffled labels whose class counts are as near to the proportions as whole numbers allow."
+    "Draw shuffled labels whose class counts are as near to the proportions as whole numbers allow."
     shares = np.array(OFFICIAL_COUNTS[0] if imbalanced else [1]*len(EXPRESSIONS), float)
     edges = np.round(np.cumsum(shares) / shares.sum() * n).astype(int)
     labels = np.searchsorted(edges, np.arange(n), side='right')
@@ -213,7 +213,7 @@ def sample_labels(n: int,                    # number of labels
 
 # %% ../../nbs/10_data.synthetic.ipynb #05ccb667
 def synthetic_dataset(sizes: tuple = (3500, 700, 700),  # images in Training, PublicTest and PrivateTest
-                      imbalanced: bool = False,         # in FER2013's class proportions instead of equal ones
+                      imbalanced: bool = False,         # class counts in FER2013's proportions, not equal
                       seed: int = 0                     # another seed gives other people
                      ) -> Dataset:
     "Render a data set of synthetic faces; 4,900 take a few seconds."

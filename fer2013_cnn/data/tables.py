@@ -37,7 +37,7 @@ def parse_pixels(text: bytes) -> np.ndarray:  # uint8 (48, 48)
 
 # %% ../../nbs/11_data.tables.ipynb #4e406514
 def digit_table() -> np.ndarray:  # uint16 (32768,)
-    "The pixel value for three characters, as hundreds, tens and ones, each code minus 32; 256 for no pixel value."
+    "Make the table from three characters (codes minus 32: hundreds, tens, ones) to pixel values; 256 if invalid."
     table = np.full((32, 32, 32), 256, np.uint16)
     for value in range(256):
         hundreds, tens, ones = (ord(character) - ord(' ') for character in f'{value:3}')
@@ -73,17 +73,17 @@ class Header:
     pixels: int
     emotion: int | None
     usage: int | None
-    width: int  # number of all columns
+    width: int  # number of columns
 
     @property
     def notes(self) -> tuple:
-        "What missing columns mean for the data."
+        "Sentences about the consequences of missing columns."
         if self.emotion is None: return ('There is no column emotion, so the images can only be used for prediction.',)
         return () if self.usage is not None else ('There is no column Usage, so all images belong to Training.',)
 
 # %% ../../nbs/11_data.tables.ipynb #0df61dc3
 def split_line(line: bytes) -> list[bytes]:
-    "The cells of a csv line. Quotes are rare, so only lines with quotes go through the `csv` module."
+    "Split a csv line into cells; only lines with quotes, which are rare, are parsed by the slower `csv` module."
     line = line.strip()
     if b'"' not in line: return line.split(b',')
     try: return [cell.encode() for cell in next(csv.reader([line.decode()]))]
@@ -109,7 +109,7 @@ LABELS = {str(label).encode(): label for label in range(len(CLASSES))}  # cell o
 USAGES = {name.encode(): split for split, name in enumerate(SPLITS)}    # cell of the column Usage → split
 
 def parse_cell(cell: bytes, values: dict[bytes, int], column: str, expected: str) -> int:
-    "The value of a cell. Raises `UserError` if there is none."
+    "Look up the value of a cell. Raises `UserError` for an unexpected one."
     value = values.get(cell.strip())
     if value is not None: return value
     raise UserError(f"{column} {cell.strip()[:20].decode(errors='replace')!r}, expected {expected}")
@@ -131,7 +131,7 @@ def parse_row(line: bytes, header: Header) -> tuple[int, int, bytes]:  # label, 
 class DatasetBuilder:
     "Collect images and the messages of those that were skipped, then build a `Dataset`."
     name: str              # of the source
-    on_bad: str = 'raise'  # or 'skip'
+    on_bad: str = 'raise'  # 'raise', or 'skip' invalid images
     images: bytearray = field(default_factory=bytearray)
     labels: bytearray = field(default_factory=bytearray)
     splits: bytearray = field(default_factory=bytearray)
@@ -155,7 +155,7 @@ class DatasetBuilder:
 
 # %% ../../nbs/11_data.tables.ipynb #728bba2f
 def build_dataset(builder: DatasetBuilder, class_names: tuple = CLASSES, notes: tuple = ()) -> Dataset:
-    "The images that were collected, as a `Dataset`. Raises `UserError` if there are none."
+    "Make a `Dataset` of the collected images. Raises `UserError` if there are none."
     if not builder.labels: raise UserError('no usable images' + (f' ({builder.skipped[0]})' if builder.skipped else ''))
     images = np.frombuffer(bytes(builder.images), np.uint8).reshape(-1, *SHAPE)
     labels, splits = (np.frombuffer(bytes(values), np.uint8) for values in (builder.labels, builder.splits))

@@ -109,7 +109,7 @@ def open_onnx(path: str | Path) -> Classifier:
 def open_pretrained(name: str = 'base',     # 'base' or 'small'
                     folder: Path = WEIGHTS
                    ) -> Classifier:
-    "Open a pretrained network in ONNX Runtime, after a check of the file's checksum."
+    "Open a pretrained network in ONNX Runtime. Raises `UserError` if the file's checksum is wrong."
     card, path = pretrained_card(name, folder), Path(folder)/f'{name}.onnx'
     if not path.exists() or checksum(path) != card['onnx_sha256']:
         raise UserError(f'{path} is missing or damaged: install the package again')
@@ -119,7 +119,7 @@ def open_pretrained(name: str = 'base',     # 'base' or 'small'
 def unpack_weights(network,   # keras.Model
                    path: Path # .npz file of arrays in the order of the weights
                   ):
-    "Set the weights of a network from a file."
+    "Set the weights of a network to those in a file."
     with np.load(path, allow_pickle=False) as arrays:
         network.set_weights([arrays[f'arr_{i}'].astype(np.float32) for i in range(len(arrays.files))])
 
@@ -127,7 +127,7 @@ def unpack_weights(network,   # keras.Model
 def load_pretrained(name: str = 'base',    # 'base' or 'small'
                     folder: Path = WEIGHTS
                    ):                       # keras.Model
-    "A pretrained network: (N, 48, 48, 1) grey values 0–255 → (N, 7) probabilities in the order of `CLASSES`."
+    "Load a pretrained network: (N, 48, 48, 1) grey values 0–255 → (N, 7) probabilities in the order of `CLASSES`."
     card, path = pretrained_card(name, folder), folder/f'{name}.npz'
     if not path.exists() or checksum(path) != card['sha256']:
         raise UserError(f'{path} is missing or damaged: install the package again')
@@ -138,7 +138,7 @@ def load_pretrained(name: str = 'base',    # 'base' or 'small'
 
 # %% ../../nbs/21_model.inference.ipynb #053a63c7
 def load_network(run: str | Path):  # → keras.Model
-    "The trained network of a run folder: (N, 48, 48, 1) grey values 0–255 → (N, classes) probabilities."
+    "Load the trained network of a run folder: (N, 48, 48, 1) grey values 0–255 → (N, classes) probabilities."
     from fer2013_cnn.model.zoo import keras
     path = Path(run)/'model.keras'
     expected = read_run(run).get('model_sha256')
@@ -163,7 +163,7 @@ def load_keras_file(path: Path):  # → keras.Model
 # %% ../../nbs/21_model.inference.ipynb #0d178523
 def open_network(source: str   # a run folder, the name of a pretrained network, or a .keras file
                 ) -> tuple:    # the keras.Model; run.json or card, {} for a .keras file
-    "Open a network by name, as a Keras model."
+    "Open any network as a Keras model."
     path = Path(source)
     if is_run(path): return load_network(path), read_run(path)
     if source in pretrained_names(): return load_pretrained(source), pretrained_card(source)
@@ -202,15 +202,15 @@ def adapt_input(network,                   # keras.Model
 
 # %% ../../nbs/21_model.inference.ipynb #5fe5d177
 def parse_class_names(names: str) -> list[str]:
-    "Split names at commas."
+    "Split class names at commas."
     return [name.strip() for name in names.split(',')]
 
 # %% ../../nbs/21_model.inference.ipynb #049338a8
 def class_order(network_classes: str,  # in the order of the outputs, separated by commas; '': as in the data
                 class_names: list,     # of the data
                 num_outputs: int       # of the network
-               ) -> np.ndarray:        # int, for each class of the data the index of its output
-    "Find the output of each class."
+               ) -> np.ndarray:        # int, index of the output for each class of the data
+    "Find the output of each class of the data by name."
     names = parse_class_names(network_classes) if network_classes else list(class_names)
     missing = [name for name in class_names if name not in names]
     if missing:
@@ -221,16 +221,16 @@ def class_order(network_classes: str,  # in the order of the outputs, separated 
     return np.array([names.index(name) for name in class_names])
 
 # %% ../../nbs/21_model.inference.ipynb #90e8e18d
-def own_class_names(metadata: dict,   # of `open_network`
+def own_class_names(metadata: dict,   # from `open_network`; {} for a .keras file
                     class_names: str  # as given by the user
                    ) -> str:
-    "The class names of a network, separated by commas: from its metadata, else as given."
+    "Class names of a network, separated by commas: those in its metadata, otherwise those that the user gave."
     if metadata and class_names: raise UserError('class_names is for .keras files: this network knows its own')
     return ','.join(metadata['data']['class_names']) if metadata else class_names
 
 # %% ../../nbs/21_model.inference.ipynb #d5267acc
 def run_classifier(run: str) -> Classifier:
-    "The network of a run folder, in Keras."
+    "Open the network of a run folder in Keras."
     network, run_info = open_network(run)
     def predict_batch(images): return network.predict(images, batch_size=BATCH_SIZE, verbose=0)
     return Classifier(Path(run).name, tuple(run_info['data']['class_names']), predict_batch)
@@ -240,7 +240,7 @@ def external_classifier(path: str,
                         pixel_range: str,  # one of `PIXEL_RANGES`
                         class_names: str   # in the order of the outputs, separated by commas; '': `CLASSES`
                        ) -> Classifier:
-    "A .keras file from any source."
+    "Open a .keras file from any source in Keras."
     network, _ = open_network(path)
     names = tuple(parse_class_names(class_names)) if class_names else CLASSES
     class_order(class_names, names, network.output_shape[-1])  # their number must fit
@@ -256,10 +256,10 @@ def external_classifier(path: str,
 # %% ../../nbs/21_model.inference.ipynb #22a7a4ff
 def open_classifier(model: str | Path = 'base',  # a pretrained network, run folder or .onnx file; if external: .keras
                     external: bool = False,      # open a .keras file from any source (Keras' safe mode stays on)
-                    pixel_range: str = '0-255',  # grey values that the .keras file takes: '0-255', '0-1' or '-1-1'
+                    pixel_range: str = '0-255',  # range of the .keras file's input: '0-255', '0-1' or '-1-1'
                     class_names: str = ''        # in the order of its outputs, separated by commas; '': `CLASSES`
                    ) -> Classifier:
-    "Open a network by name."
+    "Open any network for prediction."
     path = Path(model)
     if external: return external_classifier(str(model), pixel_range, class_names)
     if class_names or pixel_range != '0-255':

@@ -15,7 +15,7 @@ from ..core import check_choice
 def resize_matrix(pixels: int,  # length of a row or column
                   scale: float  # above 1: enlarge
                  ) -> np.ndarray:
-    "Weights that scale a row of pixels about its middle, float32 (pixels, pixels); each row sums to 1."
+    "Compute weights that scale a row of pixels about its middle, float32 (pixels, pixels); each row sums to 1."
     middle = (pixels - 1)/2
     positions = np.clip((np.arange(pixels) - middle)/scale + middle, 0, pixels - 1)
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(pixels))).astype(np.float32)
@@ -30,12 +30,12 @@ def zoom(images: np.ndarray,  # (N, H, W, C)
 
 # %% ../../nbs/22_model.tta.ipynb #43808580
 TTA_COUNTS = (1, 2, 10)
-TTA_SCALES = (.88, .94, 1.06, 1.12)  # beside 1
+TTA_SCALES = (.88, .94, 1.06, 1.12)  # in addition to 1
 
 def tta_views(images: np.ndarray,  # (N, H, W, C)
               tta: int             # number of views, one of `TTA_COUNTS`
              ) -> list:            # arrays like `images`
-    "The images themselves, then mirrored, then both in four other sizes."
+    "Make the views: the images, their mirror images and, for ten views, both in four other sizes."
     check_choice('tta', tta, TTA_COUNTS)
     sizes = [images]
     if tta == 10: sizes += [zoom(images, scale) for scale in TTA_SCALES]
@@ -47,6 +47,6 @@ def predict_proba(network,             # keras.Model, or any object with its `pr
                   images: np.ndarray,  # (N, H, W, C), as the network takes them
                   tta: int = 1         # number of views, one of `TTA_COUNTS`
                  ) -> np.ndarray:      # float32 (N, classes), each row sums to 1
-    "The mean of a network's probabilities over the views."
+    "Average a network's probabilities over the views."
     views = tqdm(tta_views(images, tta), 'views', leave=False, disable=tta == 1 or None)
     return np.mean([network.predict(view, batch_size=256, verbose=0) for view in views], axis=0)

@@ -67,9 +67,9 @@ def residual_block(x,                     # keras.KerasTensor (N, H, W, C)
 def resnet(name: str,
            num_classes: int,
            widths: tuple,        # channels at 24, 12, 6 and 3 pixels
-           blocks: tuple         # residual blocks at each of them
+           blocks: tuple         # residual blocks at each of these resolutions
           ) -> keras.Model:
-    "Residual network with a first convolution of stride 2 on standardised pixels."
+    "Build a residual network with a first convolution of stride 2 on standardised pixels."
     pixels = layers.Input((*SHAPE, 1), name='pixels')
     epsilon = 65.  # Keras' 0.001, times 255²
     x = layers.GroupNormalization(groups=1, epsilon=epsilon, center=False, scale=False, name='standardise')(pixels)
@@ -143,14 +143,14 @@ ZOO = dict(simple=simple, mini_xception=mini_xception, vgg=vgg, resnet18=resnet1
 def build_model(name: str,  # one of `ZOO`
                 num_classes: int = len(CLASSES)
                ) -> keras.Model:
-    "A new network with random weights: (N, 48, 48, 1) grey values 0–255 → (N, num_classes) probabilities."
+    "Build a network with random weights: (N, 48, 48, 1) grey values 0–255 → (N, num_classes) probabilities."
     check_choice('model', name, ZOO)
     return ZOO[name](num_classes)
 
 # %% ../../nbs/20_model.ipynb #60be6c91
-def layer_macs(layer: keras.layers.Layer  # of a built network
+def layer_macs(layer: keras.layers.Layer  # a layer of a built network
               ) -> int:
-    "Multiply–accumulate operations for one face of a 2-D convolution, separable or not, or a dense layer; others: 0."
+    "MACs for one face of a 2-D convolution, separable or not, or of a dense layer; 0 for other layers."
     if isinstance(layer, layers.Dense): return int(np.prod(layer.kernel.shape))
     if isinstance(layer, layers.SeparableConv2D): kernels = layer.depthwise_kernel, layer.pointwise_kernel
     elif isinstance(layer, layers.Conv2D): kernels = [layer.kernel]
@@ -191,9 +191,9 @@ def stage_numbers(sizes: list  # pixels
 
 # %% ../../nbs/20_model.ipynb #2e5970b5
 def block_names(network: keras.Model,
-                numbers: dict          # see `stage_numbers`
+                numbers: dict          # size → stage, from `stage_numbers`
                ) -> dict[str, str]:
-    "The block of each layer in one: 'stage 2, block 1' or 'stage 2, block 1, shortcut'."
+    "Name the block of each layer that is in one: 'stage 2, block 1' or 'stage 2, block 1, shortcut'."
     names, counts = {}, {}
     for add, (shortcut, main) in residual_blocks(network).items():
         stage = numbers[network.get_layer(add).output.shape[1]]
@@ -210,7 +210,7 @@ def is_convolution(layer: keras.layers.Layer) -> bool:
 
 # %% ../../nbs/20_model.ipynb #baa1142f
 def layer_stages(network: keras.Model) -> dict[str, str]:
-    "The place of each layer: 'stem', 'stage 2' (outside of blocks), 'stage 2, block 1', '..., shortcut' or 'head'."
+    "Place of each layer: 'stem', 'stage 2' (outside of blocks), 'stage 2, block 1', '..., shortcut' or 'head'."
     sized = [layer for layer in network.layers if is_convolution(layer) or isinstance(layer, layers.Add)]
     numbers = stage_numbers([layer.output.shape[1] for layer in sized])
     inputs, blocks, places = layer_inputs(network), block_names(network, numbers), {}
@@ -227,7 +227,7 @@ def layer_stages(network: keras.Model) -> dict[str, str]:
 
 # %% ../../nbs/20_model.ipynb #194a8762
 def layer_titles(network: keras.Model) -> dict[str, str]:
-    "For each convolution and dense layer its place and kind, such as 'stage 2, block 1, conv 3×3 (2)'."
+    "Title of each convolution and dense layer: place and kind, such as 'stage 2, block 1, conv 3×3 (2)'."
     stages, titles = layer_stages(network), {}
     for layer in network.layers:
         if not layer_macs(layer): continue

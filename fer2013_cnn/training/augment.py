@@ -13,10 +13,10 @@ from ..model.zoo import keras, layers
 from .config import TrainConfig
 
 # %% ../../nbs/31_train.augment.ipynb #d3b55c35
-def affine_transforms(draws,              # float32 (N, 6), uniform between -1 and 1
+def affine_transforms(draws,              # float32 (N, 6), -1 to 1: flip, angle, scale, right, down, lot
                       config: TrainConfig
                      ):                   # float32 (N, 8), the first two rows of each matrix and two zeros
-    "Random transforms about the middle of an image, from output to input as in `keras.ops.image.affine_transform`."
+    "Compute transforms about the middle of an image, from output to input (`keras.ops.image.affine_transform`)."
     ops, (height, width) = keras.ops, SHAPE
     flip, angle, scale, right, down, lot = ops.unstack(draws, axis=1)
     exact = lot < 2*config.no_resample_prob - 1  # whole pixels only
@@ -43,7 +43,7 @@ class RandomAffine(layers.Layer):
 
 # %% ../../nbs/31_train.augment.ipynb #2757f176
 def augmentation(config: TrainConfig) -> keras.Sequential:
-    "Layers that change images at random in training and pass them on otherwise: (N, 48, 48, 1) → (N, 48, 48, 1)."
+    "Make the layers that change images at random, in training only: (N, 48, 48, 1) → (N, 48, 48, 1)."
     erasing = [layers.RandomErasing(config.erasing, scale=(.02, .2))] if config.erasing else []
     return keras.Sequential([layers.Input((*SHAPE, 1)), RandomAffine(config), *erasing], name='augmentation')
 

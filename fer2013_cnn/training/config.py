@@ -22,7 +22,7 @@ CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), dtype_policy=('float32', 
 
 # %% ../../nbs/30_train.config.ipynb #23b4f571
 class CheckedConfig:
-    "Settings that are checked when they are set."
+    "Base class that checks the settings when a configuration is created."
     def __post_init__(self):
         for name, choices in CHOICES.items(): check_choice(name, getattr(self, name), choices)
         for name, (low, high) in LIMITS.items():
@@ -41,22 +41,22 @@ class TrainConfig(CheckedConfig):
     optimizer: str = 'muon'          # 'muon' or 'adamw'
     learning_rate: float = 6e-3      # highest of the cycle
     warmup: float = .1               # share of the steps with a rising learning rate
-    weight_decay: float = .05        # of kernels; with Muon not of the last layer's
+    weight_decay: float = .05        # of kernels; with Muon the last layer is exempt
     label_smoothing: float = .1      # share of a label that is spread over all classes
-    class_balance: float = 0.        # exponent of the balanced class weights; 0: images count equally, 1: classes do
-    ema_momentum: float = .99        # of the exponential moving average of the weights in a step; 0: no average
+    class_balance: float = 0.        # exponent of the class weights; 0: equal weight for images, 1: for classes
+    ema_momentum: float = .99        # momentum of the exponential moving average of the weights; 0: none
     translation: float = .08         # largest shift, as a share of width and height
-    rotation: float = 0.             # largest rotation, as a share of a full turn
+    rotation: float = 0.             # largest rotation, as a share of a full turn (360°)
     zoom: float = 0.                 # largest change of size, as a share
     no_resample_prob: float = .25    # share of images that are only mirrored and shifted by whole pixels
-    erasing: float = 0.              # highest probability of a blank rectangle; Keras draws it between 0 and this
+    erasing: float = 0.              # highest probability of a noise rectangle; Keras draws it between 0 and this
     mixup_alpha: float = 0.          # both parameters of the beta distribution of the mixing ratio; 0: no mixup
     teacher: str = ''                # folders of finished runs to distil from, separated by commas
     distillation_weight: float = 0.  # share of the teachers' probabilities in the targets
     ferplus_csv: str = ''            # path of fer2013new.csv; the votes of FER+ become targets of a second head
-    ferplus_weight: float = .5       # of the second head's loss
+    ferplus_weight: float = .5       # weight of the second head's loss
     dtype_policy: str = 'float32'    # or 'mixed_bfloat16', faster on processors with avx512_bf16 or amx_bf16
-    seed: int = 0                    # of weights, order and augmentation
+    seed: int = 0                    # seed of initial weights, order and augmentation
 
 # %% ../../nbs/30_train.config.ipynb #c4d122b1
 STRONG_AUGMENTATION = TrainConfig(ema_momentum=.998, rotation=.04, zoom=.12, erasing=.25, mixup_alpha=.2)
@@ -67,14 +67,14 @@ PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9),
 
 # %% ../../nbs/30_train.config.ipynb #a0c420e2
 def default_preset(dataset: Dataset) -> str:
-    "`smoke` for synthetic faces, `quick` for photographs."
+    "The preset for a data set: `smoke` for synthetic faces, otherwise `quick`."
     return 'smoke' if dataset.synthetic else 'quick'
 
 # %% ../../nbs/30_train.config.ipynb #0c1a42b0
 def make_config(preset: str, /,  # one of `PRESETS`
                 **changes        # settings that differ from it, as values or as text
                ) -> TrainConfig:
-    "A preset with changes."
+    "Make a configuration from a preset and changed settings."
     check_choice('preset', preset, PRESETS)
     types = {field.name: type(field.default) for field in fields(TrainConfig)}
     values = {}

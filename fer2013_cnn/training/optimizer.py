@@ -20,7 +20,7 @@ def make_targets(labels: np.ndarray,               # int (N,)
                  config: TrainConfig,              # label_smoothing, distillation_weight and class_balance
                  teacher_probs: np.ndarray = None  # (N, num_classes), probabilities that the teachers predict
                 ) -> np.ndarray:                   # float32 (N, num_classes), each row sums to the weight of its class
-    "The training targets of faces."
+    "Make the training targets of faces: smoothed, mixed with a teacher's probabilities and weighted by class."
     smoothing, weight = config.label_smoothing, config.distillation_weight
     targets = keras.utils.to_categorical(labels, num_classes)*(1 - smoothing) + smoothing/num_classes
     if teacher_probs is not None: targets = (1 - weight)*targets + weight*teacher_probs
@@ -29,16 +29,16 @@ def make_targets(labels: np.ndarray,               # int (N,)
 
 # %% ../../nbs/32_train.optimizer.ipynb #ef9741e5
 def add_ferplus_head(network: keras.Model) -> keras.Model:
-    "The network with a second softmax for the ten classes of FER+: (N, num_classes + 10)."
+    "Add a second softmax for the ten classes of FER+ to a network; its output is (N, num_classes + 10)."
     features = network.layers[-1].input
     votes = layers.Dense(len(FERPLUS_COLUMNS), activation='softmax', name='votes')(features)
     return keras.Model(network.input, layers.Concatenate()([network.output, votes]), name='with_votes')
 
 # %% ../../nbs/32_train.optimizer.ipynb #3e20285f
 def label_loss(num_classes: int,
-               ferplus_weight: float  # of the votes' cross-entropy
+               ferplus_weight: float  # weight of the votes' cross-entropy
               ):                      # function of y_true and y_pred, (N, num_classes + 10) each
-    "Cross-entropy of the labels plus weighted cross-entropy of the votes."
+    "Make a loss: cross-entropy of the labels plus weighted cross-entropy of the votes."
     crossentropy = keras.losses.categorical_crossentropy
     def loss(y_true, y_pred):
         labels = crossentropy(y_true[:, :num_classes], y_pred[:, :num_classes])
@@ -47,7 +47,7 @@ def label_loss(num_classes: int,
     return loss
 
 def label_accuracy(num_classes: int):  # → function of y_true and y_pred
-    "Share of the faces whose label is the most probable class."
+    "Make a metric: share of the faces whose label is the most probable class."
     def accuracy(y_true, y_pred):
         return keras.metrics.categorical_accuracy(y_true[:, :num_classes], y_pred[:, :num_classes])
     return accuracy
@@ -56,7 +56,7 @@ def label_accuracy(num_classes: int):  # → function of y_true and y_pred
 def one_cycle(config: TrainConfig,  # learning_rate and warmup
               steps: int            # optimizer steps of the whole training
              ) -> keras.optimizers.schedules.LearningRateSchedule:
-    "Linear warmup from a 25th of the learning rate, then cosine decay to zero."
+    "Schedule: linear warmup from a 25th of the learning rate, then cosine decay to zero."
     warmup = min(round(config.warmup*steps), steps - 1)
     return keras.optimizers.schedules.CosineDecay(
         config.learning_rate/25, steps - warmup, warmup_target=config.learning_rate, warmup_steps=warmup)
@@ -79,9 +79,9 @@ class ConvolutionMuon(keras.optimizers.Muon):
 
 # %% ../../nbs/32_train.optimizer.ipynb #7d3748ff
 def make_optimizer(config: TrainConfig,
-                   steps: int           # of the whole training
+                   steps: int           # optimizer steps of the whole training
                   ) -> keras.optimizers.Optimizer:
-    "Muon or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `one_cycle` and an average of the weights."
+    "Make Muon or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `one_cycle` and averaged weights."
     common = dict(learning_rate=one_cycle(config, steps), weight_decay=config.weight_decay,
                   use_ema=bool(config.ema_momentum), ema_momentum=config.ema_momentum)
     if config.optimizer == 'muon':

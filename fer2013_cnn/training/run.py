@@ -36,7 +36,7 @@ def check_new_run(run: str | Path):
 def start_run(run: str | Path,  # folder, created if necessary
               metadata: dict    # entries of run.json in addition to code, versions, machine and time
              ) -> Path:         # the folder
-    "Create a run folder with its run.json."
+    "Create a run folder with its run.json. Raises `UserError` if it already holds a run."
     check_new_run(run)
     run = Path(run)
     metadata = dict(metadata, started=utc_now(), finished=None, private_test_opened=[], git_commit=git_commit(),
@@ -53,7 +53,7 @@ def update_run(run: str | Path, **changes):
 
 # %% ../../nbs/33_train.run.ipynb #1777d8e0
 def trained_run_info(run: str | Path) -> dict:
-    "The content of run.json. Raises `UserError` if the folder holds the evaluation of another network."
+    "Read run.json. Raises `UserError` if the folder holds the evaluation of another network."
     run_info = read_run(run)
     if 'network' not in run_info: return run_info
     raise UserError(f"{run} was evaluated, not trained: name the run itself, {run_info['network']}")
@@ -65,7 +65,7 @@ def new_run() -> Path:
 
 # %% ../../nbs/33_train.run.ipynb #17994e89
 def read_metrics(run: str | Path) -> dict:
-    "The scores in metrics.json, by split; empty if the run has not been evaluated."
+    "Read the scores in metrics.json, by split; empty if the run has not been evaluated."
     path = Path(run)/'metrics.json'
     if not path.exists(): return {}
     try: return json.loads(path.read_text(encoding='utf-8'))
@@ -77,7 +77,7 @@ def append_history(run: str | Path, **epoch):
     with open(Path(run)/'history.jsonl', 'a', encoding='utf-8') as file: file.write(json.dumps(epoch) + '\n')
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    "The finished epochs, a row per epoch."
+    "Read history.jsonl, a row per finished epoch."
     try: return pd.read_json(Path(run)/'history.jsonl', lines=True)
     except (OSError, ValueError): raise UserError(f'{run} has no training history') from None
 
@@ -100,7 +100,7 @@ class Predictions:
     probabilities: np.ndarray  # float32 (N, C), each row sums to 1
     not_leaked: np.ndarray     # bool (N,), no pixel-identical copy in Training
     class_names: np.ndarray = field(default_factory=lambda: np.array(CLASSES))  # str (C,)
-    brightness: np.ndarray = field(default_factory=lambda: np.empty(0))         # float (N,), mean grey value; or empty
+    brightness: np.ndarray = field(default_factory=lambda: np.empty(0))         # float (N,), mean grey values; or empty
     split: str = 'PublicTest'
 
     @property
