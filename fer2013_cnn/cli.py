@@ -52,7 +52,7 @@ Data = Annotated[Optional[str], typer.Option(metavar='PATH|kaggle|sample', help=
 Cache = Annotated[Optional[Path], typer.Option(
     help="Folder of the data cache. Default: $FER2013_CACHE, else the user's cache folder.")]
 OnBad = Annotated[str, typer.Option(metavar='raise|skip', help='What to do with unusable rows and images.')]
-Run = Annotated[Optional[Path], typer.Option(help='Run folder for the results. Default: outputs/<time>.')]
+Run = Annotated[Optional[Path], typer.Option(help='Run folder for the results. Default: outputs/ and the time.')]
 Seed = Annotated[Optional[int], typer.Option(help='Seed of weights, order and augmentation. Default: 0.')]
 
 # %% ../nbs/70_cli.ipynb #c11a0009
