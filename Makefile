@@ -48,9 +48,8 @@ readme: $(STAMP)
 
 lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@set -e; { echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
-	   sed -n 's/^\(dev_\)\{0,1\}requirements *= *//p' settings.ini | tr ' ' '\n' | \
-	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate -; } > constraints.part
+	@{ echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
+	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --extra dev setup.py; } > constraints.part
 	@mv constraints.part constraints.txt
 
 clean:  ## remove .venv and build leftovers; outputs/ and data/ stay

@@ -1,4 +1,5 @@
 """Package metadata, read from settings.ini; the report notebooks travel in the wheel as `fer2013_cnn/reports`."""
+import re
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copy
@@ -10,8 +11,17 @@ HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE/"settings.ini", encoding="utf-8")
 SETTINGS = parser["DEFAULT"]
-EXTRAS = ("dev", "noise", "export", "demo", "mtcnn")
+REPOSITORY, BRANCH = SETTINGS["git_url"], SETTINGS["branch"]
+EXTRAS = {key.removesuffix("_requirements"): value.split()
+          for key, value in SETTINGS.items() if key.endswith("_requirements")}
 STATUS = {"3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+
+
+def read_readme():
+    "README.md with absolute links, for pages outside of the repository."
+    text = (HERE/"README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/raw/{BRANCH}/", text)
+    return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/{BRANCH}/", text)
 
 
 class BuildWithReports(build_py):
@@ -30,9 +40,11 @@ setup(
     name=SETTINGS["lib_name"],
     version=SETTINGS["version"],
     description=SETTINGS["description"],
-    long_description=(HERE/"README.md").read_text(encoding="utf-8"),
+    long_description=read_readme(),
     long_description_content_type="text/markdown",
-    url=SETTINGS["git_url"],
+    url=REPOSITORY,
+    project_urls=dict(Documentation=SETTINGS["doc_url"], Source=REPOSITORY, Issues=f"{REPOSITORY}/issues",
+                      Changelog=f"{REPOSITORY}/blob/{BRANCH}/CHANGELOG.md"),
     author=SETTINGS["author"],
     author_email=SETTINGS["author_email"],
     license=SETTINGS["license"].upper(),
@@ -45,10 +57,10 @@ setup(
         *(f"Programming Language :: Python :: {version}" for version in SETTINGS["pythons"].split()),
     ],
     packages=find_packages(include=[SETTINGS["lib_path"], f"{SETTINGS['lib_path']}.*"]),
-    package_data={SETTINGS["lib_name"]: ["weights/*"]},
+    package_data={SETTINGS["lib_name"]: ["weights/*", "py.typed"]},
     python_requires=f">={SETTINGS['min_python']},<3.14",
     install_requires=SETTINGS["requirements"].split(),
-    extras_require={extra: SETTINGS[f"{extra}_requirements"].split() for extra in EXTRAS},
+    extras_require=EXTRAS,
     entry_points={"console_scripts": SETTINGS["console_scripts"].split()},
     cmdclass={"build_py": BuildWithReports},
     zip_safe=False,

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'Model', 'Detector', 'Tta', 'Paths', 'Csv',
            'JsonLines',
-           'Draw', 'Cropped', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames', 'commands', 'main',
-           'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'start_training',
-           'evaluate', 'print_metrics', 'models', 'predict', 'check_predict_options', 'print_faces', 'export', 'demo',
-           'report', 'print_reports', 'make_report']
+           'Draw', 'Cropped', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames', 'print_version',
+           'commands', 'main', 'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train',
+           'choose_config', 'evaluate', 'print_metrics', 'models', 'predict', 'check_predict_options', 'print_faces',
+           'export', 'demo', 'report', 'print_reports', 'make_report']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
@@ -21,12 +21,20 @@ import typer
 from typer.exceptions import TyperException
 
 # %% ../nbs/70_cli.ipynb #c11a0004
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  rich_markup_mode='markdown', context_settings=dict(help_option_names=['-h', '--help']),
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode='markdown',
+                  context_settings=dict(help_option_names=['-h', '--help']),
                   help='Facial expression recognition with CNNs trained on FER2013.')
 
+def print_version(asked: bool):
+    "Print the version and end, if `--version` was given."
+    if not asked: return
+    from fer2013_cnn import __version__
+    print(f'fer2013_cnn {__version__}')
+    raise typer.Exit
+
 @app.callback()
-def commands(): pass  # so that Typer expects a command's name also while this page has defined only one
+def commands(version: Annotated[bool, typer.Option('--version', callback=print_version, is_eager=True, help=(
+                 'Print the version and exit.'))] = False): pass
 
 # %% ../nbs/70_cli.ipynb #2d906d00
 def main():
@@ -133,25 +141,25 @@ def train(data: Data = None,
           cache: Cache = None, on_bad: OnBad = 'raise'):
     "Fit a network on Training, select its epoch on PublicTest, write the run folder."
     from fer2013_cnn.core import UserError
+    from fer2013_cnn.training import loop  # before the data are read: it says if an extra is missing
+    from fer2013_cnn.training.run import new_run
     if resume and (not run or preset or model or seed is not None or set_):
         raise UserError('--resume takes only --run, --data, --cache and --on-bad: the run folder knows its settings')
     changes = parse_assignments(set_)
     changes.update({name: value for name, value in dict(model=model, seed=seed).items() if value is not None})
     dataset = read_data(data, cache, on_bad)
-    run = start_training(dataset, run, None if resume else preset, changes, resume)
+    config = choose_config(dataset, run, preset, changes, resume)
+    print(f'Training {config.model} for {config.epochs} epochs on {dataset.name} ({dataset.description}).')
+    run = loop.train(dataset, None if resume else config, run or new_run())
     print(f'Done: {run}. Next: fer2013 evaluate {run}')
 
 # %% ../nbs/70_cli.ipynb #c11a0016
-def start_training(dataset, run: Path | None, preset: str | None, changes: dict, resume: bool) -> Path:
-    "Train with a preset and changes, or resume a run; returns the run folder."
+def choose_config(dataset, run: Path | None, preset: str | None, changes: dict, resume: bool):
+    "The `TrainConfig` of a preset with changes, or of a run that is resumed."
     from fer2013_cnn.core import read_run
-    from fer2013_cnn.training import loop
     from fer2013_cnn.training.config import TrainConfig, default_preset, make_config
-    from fer2013_cnn.training.run import new_run
-    if resume: config = TrainConfig(**read_run(run)['config'])
-    else: config = make_config(preset or default_preset(dataset), **changes)
-    print(f'Training {config.model} for {config.epochs} epochs on {dataset.name} ({dataset.description}).')
-    return loop.train(dataset, None if resume else config, run or new_run())
+    if resume: return TrainConfig(**read_run(run)['config'])
+    return make_config(preset or default_preset(dataset), **changes)
 
 # %% ../nbs/70_cli.ipynb #6b2d773c
 @app.command()
@@ -245,7 +253,8 @@ def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = 
 # %% ../nbs/70_cli.ipynb #c11a0025
 def check_predict_options(videos: list[str], cropped: bool, stride: int, smooth: float, plot: Path | None):
     "Raise `UserError` for options that do not fit the inputs."
-    from fer2013_cnn.core import UserError
+    from fer2013_cnn.core import require, UserError
+    if plot: require('evaluate', 'matplotlib')
     if not videos and (plot or stride != 1 or smooth): raise UserError('--stride, --smooth and --plot are for videos')
     if videos and cropped: raise UserError('--cropped is for images')
     if plot and len(videos) > 1: raise UserError('--plot takes one video at a time')
@@ -274,8 +283,8 @@ def export(network: Annotated[str, typer.Argument(metavar='RUN|NAME', help="A ru
            to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder for the files.')] = Path('.'),
            data: Data = None, cache: Cache = None):
     "Write a network for another runtime and compare its predictions on PublicTest."
-    dataset = read_data(data, cache)
     from fer2013_cnn.prediction.export import export_network
+    dataset = read_data(data, cache)
     paths, table = export_network(network, dataset, format_, int8, to)
     shown = table.assign(bytes=['' if not size else f'{size:,.0f}' for size in table.bytes])
     for column in ('accuracy', 'same predictions'): shown[column] = table[column].map('{:.1%}'.format)

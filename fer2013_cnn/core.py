@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SPLITS', 'SIZE', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', 'PACKAGE', 'DEPENDENCIES', 'UserError',
            'listed',
-           'check_choice', 'import_optional', 'count_images', 'content_fingerprint', 'describe_content', 'Dataset',
+           'check_choice', 'require', 'count_images', 'content_fingerprint', 'describe_content', 'Dataset',
            'show_faces', 'atomic_write', 'writing', 'write_json', 'read_run', 'checksum', 'utc_now', 'package_versions',
-           'processor_name', 'machine_info', 'git_commit', 'quiet_stderr']
+           'processor_name', 'machine_info', 'git_commit', 'quiet_stderr', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #c0de0004
 import hashlib
@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,13 +56,12 @@ def check_choice(what: str,   # for the message, such as 'preset'
     if value not in choices: raise UserError(f'unknown {what} {value!r}: expected {listed(choices)}')
 
 # %% ../nbs/00_core.ipynb #c0de0017
-def import_optional(module: str,  # such as 'cleanlab.filter'
-                    extra: str    # the extra of this package that contains it
-                   ):
-    "Import a module of an optional dependency. Raises `UserError` if it is not installed."
-    try: return import_module(module)
-    except ImportError:
-        raise UserError(f"{module.split('.')[0]} is not installed: pip install 'fer2013_cnn[{extra}]'") from None
+def require(extra: str,    # the extra of this package that brings the modules
+            *modules: str  # top-level modules, which are not imported here
+           ):
+    "Raise `UserError` if one of the modules is not installed."
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing: raise UserError(f"{missing[0]} is not installed: pip install 'fer2013_cnn[{extra}]'")
 
 # %% ../nbs/00_core.ipynb #c0de0042
 def count_images(dataset: 'Dataset') -> pd.DataFrame:
@@ -121,7 +120,8 @@ def show_faces(images: np.ndarray,   # (N, 48, 48) or (N, 48, 48, 1), grey value
                size: float = .95     # inches an image
               ):                     # matplotlib Figure
     "Show images in a grid."
-    import matplotlib.pyplot as plt  # not needed for prediction, so it is imported late
+    require('evaluate', 'matplotlib')
+    import matplotlib.pyplot as plt
     images, titles = np.asarray(images).reshape(-1, *SHAPE), titles or []
     rows = max(1, -(-len(images)//columns))
     lines = max((text.count('\n') + 1 for text in titles), default=0)
@@ -215,3 +215,13 @@ def quiet_stderr():
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
+
+# %% ../nbs/00_core.ipynb #474d9b3a
+def progress_bar(items,             # iterable; None: advance it with its method `update`
+                 description: str,
+                 **options          # of tqdm, such as `total` and `unit`
+                ):                  # tqdm bar, an iterable of the items
+    "Show the progress of an iteration."
+    from tqdm.auto import tqdm
+    hidden = bool(os.environ.get('TQDM_DISABLE')) or None  # None: hidden unless stderr is a terminal or a notebook
+    return tqdm(items, description, leave=False, disable=hidden, **options)

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import TextIO
 from unittest.mock import patch
 
-import nbformat
 import pandas as pd
+
+from .core import atomic_write, check_choice, PACKAGE, require, UserError, writing
+from .training.run import check_new_run, new_run
+require('report', 'papermill', 'nbconvert', 'nbclient', 'nbformat', 'ipykernel')
+import nbformat
 import papermill as pm
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
-
-from .core import atomic_write, check_choice, PACKAGE, UserError, writing
-from .training.run import check_new_run, new_run
 
 # %% ../nbs/60_report.ipynb #8d77b747
 def reports_folder() -> Path:

@@ -1,12 +1,14 @@
 """The package from outside: training and resuming, pretrained networks, imports, the wheel as a user gets it."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 import venv
 from dataclasses import replace
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import numpy as np
@@ -154,36 +156,107 @@ def leave_out(folder, names):
     return {'.venv', '.git', 'outputs', 'data', 'build', 'dist'} & {*names} if Path(folder) == ROOT else ()
 
 
-@pytest.fixture(scope='module')
-def wheel_venv(tmp_path_factory):
-    "An empty environment with the wheel and what it requires."
-    folder = tmp_path_factory.mktemp('wheel')
+def build_wheel(folder):
+    "Build the wheel from a copy of the sources."
     shutil.copytree(ROOT, folder/'source', ignore=leave_out)
     assert call('python', '-m', 'build', '--wheel', '--outdir', folder, folder/'source').returncode == 0
-    venv.create(folder/'venv', with_pip=True)
-    pip = [folder/'venv'/'bin'/'python', '-m', 'pip', '--quiet', '--disable-pip-version-check', 'install']
-    subprocess.run([*pip, '--no-compile', '-c', ROOT/'constraints.txt', *folder.glob('*.whl')], check=True)
-    return folder/'venv'
+    return next(folder.glob('*.whl'))
 
 
-def test_the_wheel_works_by_itself(wheel_venv, tmp_path):
-    "Used from another folder: a report, weights, a photograph, a missing extra."
+def install(folder, *packages):
+    pip = [folder/'bin'/'python', '-m', 'pip', '--quiet', '--disable-pip-version-check', 'install', '--no-compile']
+    subprocess.run([*pip, '-c', ROOT/'constraints.txt', *packages], check=True)
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    return build_wheel(tmp_path_factory.mktemp('wheel'))
+
+
+@pytest.fixture(scope='module')
+def photograph(tmp_path_factory):
+    from matplotlib.cbook import get_sample_data
+    return shutil.copy(get_sample_data('grace_hopper.jpg', asfileobj=False), tmp_path_factory.mktemp('photographs'))
+
+
+def outside(folder, cwd):
+    "A function that runs a command of an environment, away from the sources."
     env = {name: value for name, value in QUIET.items() if name != 'PYTHONPATH'}
 
     def run(*words):
-        return subprocess.run([wheel_venv/'bin'/words[0], *words[1:]], cwd=tmp_path, env=env, capture_output=True,
-                              text=True)
+        return subprocess.run([folder/'bin'/words[0], *words[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    return run
+
+
+def film(path, photograph):
+    import cv2
+    image = cv2.imread(str(photograph))[:600, :512]
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, (512, 600))
+    for _ in range(3): video.write(image)
+    video.release()
+    return path
+
+
+NEEDS = [(['train', '--data', 'sample'], 'keras', 'train'), (['evaluate', 'run'], 'scipy', 'evaluate'),
+         (['report', '--list'], 'papermill', 'report'), (['export', 'base'], 'keras', 'train'),
+         (['demo'], 'gradio', 'demo')]
+
+
+def test_the_base_installation_predicts_and_prepares(wheel, photograph, tmp_path):
+    "Without TensorFlow and below 500 MB; each other command names its extra. Then metrics with the extra `evaluate`."
+    venv.create(tmp_path/'venv', with_pip=True)
+    install(tmp_path/'venv', wheel)
+    packages = tmp_path/'venv'/'lib'
+    assert sum(path.stat().st_size for path in packages.rglob('*') if path.is_file()) < 500_000_000
+    assert not [*packages.rglob('tensorflow')] and not [*packages.rglob('keras')]
+    run = outside(tmp_path/'venv', tmp_path)
+    for command in (['fer2013'], ['python', '-m', 'fer2013_cnn']):
+        assert run(*command, '--version').stdout.startswith('fer2013_cnn ')
+    for source, summary in ((photograph, '1 image, 1 face: 1 neutral.'),
+                            (Path(photograph).parent, '1 image, 1 face: 1 neutral.'),
+                            (film(tmp_path/'film.mp4', photograph), '3 frames, 3 faces: 3 neutral.')):
+        done = run('fer2013', 'predict', source)
+        assert (done.returncode, done.stderr) == (0, '') and summary in done.stdout
+    assert '4,900 images' in run('fer2013', 'prepare', '--data', 'sample', '--cache', tmp_path/'cache').stdout
+    for command, module, extra in NEEDS:
+        says = f"fer2013: {module} is not installed: pip install 'fer2013_cnn[{extra}]'\n"
+        assert (done := run('fer2013', *command)).returncode == 1 and done.stderr == says
+    install(tmp_path/'venv', f'{wheel}[evaluate]')
+    shutil.copytree(ROOT/'nbs'/'results'/'base_seed_0', tmp_path/'run')
+    done = run('fer2013', 'evaluate', 'run', '--split', 'PrivateTest')
+    assert done.returncode == 0 and '71.7 %' in done.stdout, done.stderr
+
+
+def test_the_wheel_reports_with_its_extra(wheel, tmp_path):
+    "The extra's packages are those of the environment under test; they take too long to install again."
+    venv.create(tmp_path/'venv', with_pip=True)
+    install(tmp_path/'venv', '--no-deps', wheel)
+    next((tmp_path/'venv'/'lib').glob('*/site-packages')).joinpath('extra.pth').write_text(np.__path__[0] + '/..')
+    run = outside(tmp_path/'venv', tmp_path)
+    assert 'data_audit' in run('fer2013', 'report', '--list').stdout
     done = run('fer2013', 'train', '--data', 'sample', '--run', 'run', '--set', 'epochs=1')
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and (tmp_path/'run'/'model.keras').exists(), done.stderr
     done = run('fer2013', 'report', 'data_audit', '--data', 'sample', '--run', 'audit')
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path/'run'/'model.keras').exists() and (tmp_path/'audit'/'report.html').exists()
+    assert done.returncode == 0 and (tmp_path/'audit'/'report.html').exists(), done.stderr
     folder = run('python', '-c', 'from fer2013_cnn.reporting import reports_folder; print(reports_folder())').stdout
-    assert folder.startswith(str(wheel_venv))
+    assert folder.startswith(str(tmp_path))
     done = run('python', '-c', "import fer2013_cnn; print(fer2013_cnn.load_pretrained('small').count_params())")
     assert 200_000 < int(done.stdout) < 300_000, done.stderr
-    sample = "from matplotlib.cbook import get_sample_data as get; print(get('grace_hopper.jpg', asfileobj=False))"
-    done = run('fer2013', 'predict', run('python', '-c', sample).stdout.strip())
-    assert (done.returncode, done.stderr) == (0, '') and '1 image, 1 face: 1 neutral.' in done.stdout
-    done = run('fer2013', 'demo')
-    assert (done.returncode, done.stderr) == (1, "fer2013: gradio is not installed: pip install 'fer2013_cnn[demo]'\n")
+
+
+def import_names():
+    "Pairs of extra and module of each call of `require` in the package."
+    calls = [call for path in (ROOT/'fer2013_cnn').rglob('*.py') for call in
+             re.findall(r"require\(('[a-z_', A-Z0-9]+')\)", path.read_text())]
+    words = [re.findall(r"'(\w+)'", call) for call in calls]
+    return {(extra, module) for extra, *modules in words for module in modules}
+
+
+def test_required_modules_belong_to_their_extra():
+    provided = packages_distributions()
+    extras = {line.split(';')[1].split('"')[1]: set() for line in requires('fer2013_cnn') if 'extra ==' in line}
+    for line in requires('fer2013_cnn'):
+        for extra in re.findall(r'extra == "(\w+)"', line): extras[extra].add(re.match(r'[\w.-]+', line)[0].lower())
+    assert len(import_names()) > 12
+    for extra, module in import_names():
+        assert {name.lower() for name in provided[module]} & extras[extra], (extra, module)

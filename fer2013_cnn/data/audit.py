@@ -11,18 +11,11 @@ __all__ = ['MAX_BITS', 'MIN_CORRELATION', 'BLANK', 'FINDINGS', 'exact_groups', '
 # %% ../../nbs/14_data.audit.ipynb #4594e5ce
 import hashlib
 
-import imagehash
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from PIL import Image
-from matplotlib.figure import Figure
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
-from ..core import CLASSES, Dataset, SHAPE, show_faces, SPLITS, UNKNOWN, UserError
+from ..core import CLASSES, Dataset, progress_bar, require, SHAPE, show_faces, SPLITS, UNKNOWN, UserError
 from .load import ferplus_majority
 
 # %% ../../nbs/14_data.audit.ipynb #b71c62ee
@@ -36,7 +29,7 @@ def show_groups(dataset: Dataset,
                 groups: pd.Series,  # group numbers of all or some images, with their indices in the data set as index
                 n: int = 5,         # number of groups
                 columns: int = 10
-               ) -> Figure:
+               ):                   # matplotlib Figure
     "Show the first and the last image of each of the first `n` groups with more than one, with split and label."
     copies = groups[groups.duplicated(keep=False)]
     members = list(copies.groupby(copies).groups.values())[:n]
@@ -69,7 +62,9 @@ def has_label_conflict(groups: np.ndarray,  # int (N,), equal for copies
 # %% ../../nbs/14_data.audit.ipynb #7b05ba02
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     "Compute the 64-bit perceptual hash of each image, uint64 (N,)."
-    progress = tqdm(images, 'perceptual hashes', leave=False)
+    require('evaluate', 'imagehash')
+    import imagehash
+    progress = progress_bar(images, 'perceptual hashes')
     bits = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in progress]
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
@@ -94,7 +89,7 @@ def near_pairs(images: np.ndarray,  # uint8 (N, 48, 48)
     "Find pairs of nearly identical images; of exact copies only the first is compared."
     originals = np.unique(groups, return_index=True)[1]
     hashes, blocks = perceptual_hashes(images[originals]), []
-    for start in tqdm(range(0, len(hashes), 256), 'comparing', leave=False):
+    for start in progress_bar(range(0, len(hashes), 256), 'comparing'):
         bits = np.bitwise_count(hashes[start:start+256, None] ^ hashes[start:])
         i, j = np.nonzero(np.triu(bits <= MAX_BITS, 1))
         first, second = originals[start + i], originals[start + j]
@@ -108,6 +103,9 @@ def near_groups(groups: np.ndarray,   # from `exact_groups`
                 pairs: pd.DataFrame   # from `near_pairs`
                ) -> np.ndarray:       # int (N,)
     "Number the images, with the same number for those that are connected by exact or near copies."
+    require('evaluate', 'scipy')
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
     links = groups[pairs['first']], groups[pairs['second']]
     graph = coo_array((np.ones(len(pairs)), links), shape=[groups.max() + 1]*2)
     return connected_components(graph, directed=False)[1][groups]
@@ -200,8 +198,11 @@ def describe_findings(table: pd.DataFrame  # of `audit`
 
 # %% ../../nbs/14_data.audit.ipynb #7c5978fc
 def plot_brightness(table: pd.DataFrame  # of `audit`
-                   ) -> Figure:
+                   ):  # matplotlib Figure
     "Plot brightness and contrast of each class: median, quartiles, and the 5th and 95th percentile."
+    require('evaluate', 'matplotlib', 'seaborn')
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     fig, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout='constrained')
     for ax, measure in zip(axes, ('brightness', 'contrast')):
         sns.boxplot(table, x='label', y=measure, hue='split', whis=(5, 95), showfliers=False, ax=ax,
@@ -221,8 +222,11 @@ def ferplus_crosstab(table: pd.DataFrame  # of `audit` with votes
 
 # %% ../../nbs/14_data.audit.ipynb #dbb639f2
 def plot_ferplus_crosstab(table: pd.DataFrame  # of `audit` with votes
-                         ) -> Figure:
+                         ):  # matplotlib Figure
     "Plot FER2013's labels against FER+ majorities as a heat map."
+    require('evaluate', 'matplotlib', 'seaborn')
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     fig, ax = plt.subplots(figsize=(6.2, 4.2), layout='constrained')
     sns.heatmap(ferplus_crosstab(table), ax=ax, annot=True, fmt='.0f', cmap='cividis', cbar=False, square=True,
                 annot_kws=dict(size=9))

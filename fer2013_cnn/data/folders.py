@@ -31,9 +31,8 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from ..core import CLASSES, Dataset, listed, SHAPE, SIZE, SPLITS, UNKNOWN, UserError
+from ..core import CLASSES, Dataset, listed, progress_bar, require, SHAPE, SIZE, SPLITS, UNKNOWN, UserError
 from .tables import (build_dataset, CHUNK_SIZE, DatasetBuilder, Header,
     LINE_LIMIT, parse_header, read_table, TABLE_LIMIT)
 
@@ -140,11 +139,12 @@ def stratified_splits(labels: np.ndarray, splits: np.ndarray,  # uint8 (N,)
                       folds: int = 10, seed: int = 0
                      ) -> tuple[np.ndarray, tuple]:            # splits, and notes
     "Move a random fold of Training, stratified by class, to each split that has no images."
-    from sklearn.model_selection import StratifiedKFold
     missing = [split for split in range(len(SPLITS)) if split not in splits]
     if not missing: return splits, ()
     if 0 in missing: raise UserError('there is a test folder, but no folder train')
     training = np.flatnonzero(splits == 0)
+    require('evaluate', 'sklearn')
+    from sklearn.model_selection import StratifiedKFold
     smallest = np.unique(labels[training], return_counts=True)[1].min()
     if smallest < folds:
         raise UserError(f'the smallest class has {smallest} training images, expected at least {folds}, '
@@ -263,7 +263,7 @@ def read_images(members: list[Member], folders: list[str], builder: DatasetBuild
     "Read image files from class folders, in the order of their paths; the number of ignored files is noted."
     members, conversions = sorted(members, key=attrgetter('path')), Counter()
     layout = infer_layout([member.path for member in members], folders)
-    numbered = enumerate(tqdm(members, f'reading {builder.name}', unit='image', leave=False))
+    numbered = enumerate(progress_bar(members, f'reading {builder.name}', unit='image'))
     with warnings.catch_warnings():
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         while chunk := list(islice(numbered, CHUNK_SIZE)):

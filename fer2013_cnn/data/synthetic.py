@@ -12,9 +12,8 @@ __all__ = ['FEATURES', 'EXPRESSIONS', 'SCALE', 'EYE_LEVEL', 'sample_expression',
 # %% ../../nbs/10_data.synthetic.ipynb #e3e352b1
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
 
-from ..core import Dataset, OFFICIAL_COUNTS, SIZE, SPLITS
+from ..core import Dataset, OFFICIAL_COUNTS, progress_bar, SIZE, SPLITS
 
 # %% ../../nbs/10_data.synthetic.ipynb #35e4f481
 FEATURES = ('brow_height', 'brow_slope', 'eye_opening', 'mouth_curve', 'mouth_opening', 'mouth_width', 'nose_wrinkle')
@@ -196,7 +195,7 @@ def render_faces(labels: np.ndarray,  # int (N,), indices into `EXPRESSIONS`
                 ) -> np.ndarray:      # uint8 (N, 48, 48)
     "Render a face for each label; face i depends only on `seed`, `start + i` and its label."
     names, images = list(EXPRESSIONS), []
-    for number, label in enumerate(tqdm(labels, 'rendering faces', leave=False), start):
+    for number, label in enumerate(progress_bar(labels, 'rendering faces'), start):
         images.append(render_face(names[label], np.random.default_rng([seed, number])))
     return np.stack(images)
 

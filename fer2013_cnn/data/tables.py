@@ -17,9 +17,9 @@ from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
-from ..core import check_choice, CLASSES, Dataset, listed, SHAPE, SIZE, SPLITS, UNKNOWN, UserError
+from ..core import (check_choice, CLASSES, Dataset, listed, progress_bar, SHAPE, SIZE,
+    SPLITS, UNKNOWN, UserError)
 
 # %% ../../nbs/11_data.tables.ipynb #ea0c6449
 def parse_pixels(text: bytes) -> np.ndarray:  # uint8 (48, 48)
@@ -202,7 +202,7 @@ def read_table(stream: BinaryIO,         # after the header
               ) -> Dataset:
     "Read the rows of a csv."
     lines = iter_lines(stream)
-    with tqdm(total=size, desc=f'reading {builder.name}', unit='B', unit_scale=True, leave=False) as bar:
+    with progress_bar(None, f'reading {builder.name}', total=size, unit='B', unit_scale=True) as bar:
         while chunk := list(islice(lines, CHUNK_SIZE)):
             add_chunk(chunk, header, builder)
             bar.update(sum(len(line) for _, _, line in chunk))

@@ -14,12 +14,8 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
-from scipy.stats import binomtest
 
 from ..core import read_run, UserError
 from ..training.run import load_predictions, Predictions, read_history, trained_run_info
@@ -27,6 +23,10 @@ from .metrics import (check_not_private, confusion,
     confusion_intervals, confusion_metrics, percentile_interval)
 from .tables import format_percent
 from .plots import BLUE, ORANGE
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from scipy.stats import binomtest
 
 # %% ../../nbs/43_evaluate.compare.ipynb #21a97103
 def check_same_faces(*members: Predictions):

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ..core import atomic_write, Dataset, import_optional, read_run, show_faces, SPLITS, UNKNOWN, UserError
+from ..core import atomic_write, Dataset, read_run, require, show_faces, SPLITS, UNKNOWN, UserError
 from ..data.audit import exact_groups, not_leaked
 from ..model.inference import load_network
 from ..model.tta import predict_proba
@@ -105,8 +105,9 @@ def label_quality(labels: np.ndarray,        # uint8 (N,), class indices, or `UN
                   probabilities: np.ndarray  # (N, C), out of sample; NaN where there are none
                  ) -> pd.DataFrame:          # label, suggested: int; quality: 0–1; suspicious: bool
     "The quality of each label according to cleanlab; `suggested` is the most probable class."
-    find_label_issues = import_optional('cleanlab.filter', 'noise').find_label_issues
-    get_label_quality_scores = import_optional('cleanlab.rank', 'noise').get_label_quality_scores
+    require('noise', 'cleanlab')
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
     indices = np.flatnonzero(np.isfinite(probabilities).all(1) & (labels != UNKNOWN))
     given, predicted = labels[indices].astype(int), probabilities[indices]
     return pd.DataFrame(dict(label=given, suggested=predicted.argmax(1),

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import confusion_matrix
 
-from ..core import UNKNOWN, UserError, write_json
+from ..core import require, UNKNOWN, UserError, write_json
 from ..data.load import ferplus_majority
 from ..training.run import load_predictions, Predictions, predictions_path, read_metrics
+require('evaluate', 'scipy', 'sklearn')
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import confusion_matrix
 
 # %% ../../nbs/40_evaluate.ipynb #47aace66
 def confusion(predictions: Predictions) -> np.ndarray:

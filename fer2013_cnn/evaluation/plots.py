@@ -10,18 +10,18 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'FIGURE_FORMATS', 'plot_counts', 'draw_cur
 # %% ../../nbs/42_evaluate.plots.ipynb #71f93a35
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from IPython.display import Image
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-from ..core import atomic_write, Dataset, read_run, show_faces
+from ..core import atomic_write, Dataset, read_run, require, show_faces
 from ..training.run import load_predictions, Predictions, read_history
 from .metrics import confusion, confusion_intervals, confusion_metrics, reliability_table
 from .tables import format_percent
+require('evaluate', 'matplotlib', 'seaborn', 'sklearn')
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 # %% ../../nbs/42_evaluate.plots.ipynb #7656ed73
 BLUE, ORANGE, GREEN = sns.color_palette('colorblind')[:3]
@@ -219,8 +219,10 @@ def save_figure(run: str | Path,
                 name: str,        # of the files
                 fig: plt.Figure,
                 alt: str          # what the figure shows, in a sentence
-               ) -> Image:        # to be displayed
+               ):                 # IPython Image, to be displayed
     "Save figures/<name>.png and .svg, marked if the faces of the run are synthetic."
+    require('report', 'IPython')
+    from IPython.display import Image
     if read_run(run)['data']['synthetic']: mark_synthetic(fig)
     folder = Path(run)/'figures'
     folder.mkdir(exist_ok=True)

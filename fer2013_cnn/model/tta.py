@@ -7,9 +7,8 @@ __all__ = ['TTA_COUNTS', 'TTA_SCALES', 'resize_matrix', 'zoom', 'tta_views', 'pr
 
 # %% ../../nbs/22_model.tta.ipynb #62748233
 import numpy as np
-from tqdm import tqdm
 
-from ..core import check_choice
+from ..core import check_choice, progress_bar
 
 # %% ../../nbs/22_model.tta.ipynb #c582e762
 def resize_matrix(pixels: int,  # length of a row or column
@@ -48,5 +47,6 @@ def predict_proba(network,             # keras.Model, or any object with its `pr
                   tta: int = 1         # number of views, one of `TTA_COUNTS`
                  ) -> np.ndarray:      # float32 (N, classes), each row sums to 1
     "Average a network's probabilities over the views."
-    views = tqdm(tta_views(images, tta), 'views', leave=False, disable=tta == 1 or None)
+    views = tta_views(images, tta)
+    if tta > 1: views = progress_bar(views, 'views', total=tta)
     return np.mean([network.predict(view, batch_size=256, verbose=0) for view in views], axis=0)

@@ -15,7 +15,8 @@ import os
 import numpy as np
 import pandas as pd
 
-from ..core import check_choice, CLASSES, quiet_stderr, SHAPE
+from ..core import check_choice, CLASSES, quiet_stderr, require, SHAPE
+require('train', 'keras')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # both are read once, when TensorFlow is first imported
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # the faster convolutions, off by default on many processors
 with quiet_stderr(): import keras

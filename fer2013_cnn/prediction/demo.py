@@ -26,16 +26,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.cbook import get_sample_data
-from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core import import_optional, UserError
+from ..core import require, UserError
 from ..model.inference import (Classifier, open_classifier, open_network,
     pretrained_card, pretrained_names, usage_notice)
 from .faces import find_faces, open_image
 from .images import (add_image_column, annotate, BOX, class_columns, crop_faces,
     iter_images, predict_faces, result_files, to_frame)
+require('demo', 'gradio', 'ipywidgets', 'matplotlib')
+from matplotlib.cbook import get_sample_data
+from matplotlib.figure import Figure
 
 # %% ../../nbs/54_predict.demo.ipynb #57165f5d
 KEEP_MINUTES = 30  # then uploads are deleted
@@ -124,7 +125,8 @@ def predict_many(paths: list,               # of images
 def import_gradio():
     "The module gradio, with its telemetry and that of ONNX Runtime switched off."
     os.environ.update(GRADIO_ANALYTICS_ENABLED='False', ORT_DISABLE_TELEMETRY='1')
-    return import_optional('gradio', 'demo')
+    import gradio
+    return gradio
 
 # %% ../../nbs/54_predict.demo.ipynb #2c66ccc3
 MAX_UPLOAD_BYTES = 20_000_000
@@ -290,7 +292,7 @@ def result_widgets(name: str,       # of the file
                    **options        # of `predict_faces`
                   ) -> list:
     "Widgets for an uploaded photograph: a line, the annotated copy, a table of its faces."
-    widgets = import_optional('ipywidgets', 'demo')
+    import ipywidgets as widgets
     try:
         if len(content) > MAX_UPLOAD_BYTES: raise UserError(f'expected at most {MAX_UPLOAD_BYTES:,} bytes')
         image = open_image(content)
@@ -307,7 +309,7 @@ def upload_widget(model: str | Path = 'base',
                   **options  # of `predict_faces`
                  ):          # ipywidgets.VBox
     "A button to upload photographs, and below it each one with its faces."
-    widgets = import_optional('ipywidgets', 'demo')
+    import ipywidgets as widgets
     button = widgets.FileUpload(accept='image/*', multiple=True, description='Photographs')
     results = widgets.VBox()
 

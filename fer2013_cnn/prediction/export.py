@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import (atomic_write, check_choice, checksum, Dataset, import_optional,
-    quiet_stderr, SHAPE, UserError, write_json, writing)
+from ..core import (atomic_write, check_choice, checksum, Dataset,
+    quiet_stderr, require, SHAPE, UserError, write_json, writing)
 from ..model.zoo import build_model, keras
 from ..model.inference import (load_network, load_pretrained, open_network,
     open_onnx, pretrained_card, unpack_weights, WEIGHTS)
@@ -41,7 +41,8 @@ def write_onnx(network: keras.Model,
                class_names: tuple
               ):
     "Write an ONNX file: input 'pixels' float32 (N, 48, 48, 1), grey values 0–255; output probabilities (N, C)."
-    onnx, _ = import_optional('onnx', 'export'), import_optional('tf2onnx', 'export')
+    require('export', 'onnx', 'tf2onnx')
+    import onnx
     network(np.zeros((1, *SHAPE, 1), np.float32))  # Keras exports only networks that have been called
     with quietly(): network.export(path, format='onnx', verbose=False)
     model = onnx.load(path)
@@ -69,8 +70,10 @@ def run_litert(path: Path,
                images: np.ndarray  # uint8 (N, 48, 48)
               ) -> np.ndarray:     # float32 (N, C)
     "Probabilities computed by LiteRT."
+    require('export', 'ai_edge_litert')
     with quietly():
-        interpreter = import_optional('ai_edge_litert.interpreter', 'export').Interpreter(str(path))
+        from ai_edge_litert.interpreter import Interpreter
+        interpreter = Interpreter(str(path))
         (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
         interpreter.resize_tensor_input(pixels['index'], (len(images), *SHAPE, 1))
         interpreter.allocate_tensors()
@@ -93,7 +96,7 @@ def quantize_onnx(source: Path,
                   calibration: np.ndarray  # uint8 (N, 48, 48)
                  ):
     "Write an ONNX file in 8-bit integers."
-    import_optional('onnx', 'export')
+    require('export', 'onnx')
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,7 +243,8 @@ LARGE_KERNEL = 100_000  # numbers
 
 def to_fp16(path: Path):
     "Store the float32 kernels of an ONNX file with `LARGE_KERNEL` numbers or more in half precision, with a cast."
-    onnx = import_optional('onnx', 'export')
+    require('export', 'onnx')
+    import onnx
     model = onnx.load(path)
     for kernel in model.graph.initializer:
         if kernel.data_type != onnx.TensorProto.FLOAT or np.prod(kernel.dims) < LARGE_KERNEL: continue

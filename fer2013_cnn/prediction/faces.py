@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..core import check_choice, import_optional, listed, quiet_stderr, SHAPE, UserError
+from ..core import check_choice, listed, quiet_stderr, require, SHAPE, UserError
 from ..data.folders import IMAGE_FORMATS, IMAGE_SUFFIXES, is_hidden, to_8bit, to_grey
 
 # %% ../../nbs/50_predict.faces.ipynb #f625007c
@@ -146,7 +146,10 @@ MTCNN_THRESHOLD = .95  # with lower thresholds mtcnn also returns loops, leaves 
 @lru_cache
 def mtcnn_network():
     "The networks of the package mtcnn."
-    with quiet_stderr(): return import_optional('mtcnn', 'mtcnn').MTCNN()
+    require('mtcnn', 'mtcnn')
+    with quiet_stderr():
+        from mtcnn import MTCNN
+        return MTCNN()
 
 # %% ../../nbs/50_predict.faces.ipynb #658beace
 def mtcnn(image: Image.Image  # L or RGB

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..core import check_choice, SHAPE, UserError, writing
+from ..core import check_choice, progress_bar, SHAPE, UserError, writing
 from ..data.folders import to_grey
 from ..model.inference import Classifier, open_classifier
 from .faces import crop_face, DETECTORS, find_faces, find_images, open_image
@@ -262,7 +261,7 @@ def predict_images(sources: list[str],      # see `find_images`
     results = iter_images(images, classifier, cropped, detector)
     tables, unread, without = [], [], 0
     try:
-        for result in tqdm(results, 'images', total=len(images), leave=False, disable=None):
+        for result in progress_bar(results, 'images', total=len(images)):
             keep(result.name, result.faces, result.error)
             tables.append(add_image_column(result.name, result.faces))
             if result.error: unread.append(f'{result.name}: {result.error}')

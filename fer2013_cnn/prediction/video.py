@@ -20,14 +20,11 @@ from itertools import count, islice
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
-from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from ..core import UserError
+from ..core import progress_bar, require, UserError
 from ..model.inference import Classifier, open_classifier
 from .images import (annotate, class_columns, crop_faces, EMOTION_COLORS, format_summary,
     predict_crops, predict_faces, to_frame, unused_path)
@@ -121,11 +118,12 @@ def iou(boxes: np.ndarray,   # (N, 4): left, top, width, height
 # %% ../../nbs/52_predict.video.ipynb #8dfc1db0
 def match_boxes(boxes: np.ndarray, others: np.ndarray) -> dict[int, int]:
     "For each matched box the index of its match in `others`, with an IoU of at least `MIN_IOU`; no index occurs twice."
-    from scipy.optimize import linear_sum_assignment  # takes half a second to import
-    overlap = iou(boxes, others)
-    overlap = np.where(overlap >= MIN_IOU, overlap, 0)
-    pairs = zip(*linear_sum_assignment(overlap, maximize=True))
-    return {row: column for row, column in pairs if overlap[row, column]}
+    overlap, matches = iou(boxes, others), {}
+    rows, columns = np.unravel_index(np.argsort(-overlap, axis=None, kind='stable'), overlap.shape)
+    for row, column in zip(rows.tolist(), columns.tolist()):
+        if overlap[row, column] < MIN_IOU: break
+        if row not in matches and column not in matches.values(): matches[row] = column
+    return matches
 
 # %% ../../nbs/52_predict.video.ipynb #904df2e3
 @dataclass
@@ -238,7 +236,7 @@ def iter_video(source: str | Path,             # video file, 'webcam' or 'webcam
     total = -(-n_frames//stride) if n_frames > 0 else None
     try:
         with video_writer(draw, rate) if draw else nullcontext() as append:
-            for frame, faces in tqdm(results, 'frames', total=total, leave=False, disable=None):
+            for frame, faces in progress_bar(results, 'frames', total=total):
                 if draw: append(annotate(frame.image, faces))
                 yield faces
     finally: capture.release()
@@ -265,8 +263,10 @@ def plot_track(ax, track: pd.DataFrame):
 # %% ../../nbs/52_predict.video.ipynb #78ddb062
 def plot_emotions(faces: pd.DataFrame,  # of `predict_video`
                   max_faces: int = 4
-                 ) -> Figure:
+                 ):                     # matplotlib Figure
     "Plot the probabilities over time, a panel for each face."
+    require('evaluate', 'matplotlib')
+    import matplotlib.pyplot as plt
     if not len(faces): raise UserError('no face was found, so there is nothing to plot')
     ids = faces.face.value_counts().index[:max_faces].sort_values()
     fig, axes = plt.subplots(len(ids), figsize=(7, .6 + 1.4*len(ids)), sharex=True, squeeze=False, layout='constrained')

@@ -19,10 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..core import (atomic_write, check_choice, checksum, Dataset, git_commit, package_versions,
-    read_run, SPLITS, UserError, utc_now, writing)
+    progress_bar, read_run, SPLITS, UserError, utc_now, writing)
 from ..data.load import load_ferplus
 from ..data.audit import brightness, not_leaked
 from ..model.zoo import build_model, keras, layers
@@ -263,7 +262,7 @@ class ProgressCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         total, done = self.config.epochs*self.num_images, self.first_epoch*self.num_images
-        self.bar = tqdm(total=total, initial=done, unit=' faces', desc='training', leave=False)
+        self.bar = progress_bar(None, 'training', total=total, initial=done, unit=' faces')
         self.start = time.perf_counter()
     def on_train_end(self, logs=None): self.bar.close()
     def on_epoch_begin(self, epoch, logs=None): self.epoch_start = time.perf_counter()

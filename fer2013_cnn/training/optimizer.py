@@ -8,11 +8,13 @@ __all__ = ['make_targets', 'add_ferplus_head', 'label_loss', 'label_accuracy', '
 
 # %% ../../nbs/32_train.optimizer.ipynb #9b22e796
 import numpy as np
-from sklearn.utils.class_weight import compute_sample_weight
 
+from ..core import require
 from ..data.load import FERPLUS_COLUMNS
 from ..model.zoo import keras, layers
 from .config import TrainConfig
+require('train', 'sklearn')
+from sklearn.utils.class_weight import compute_sample_weight
 
 # %% ../../nbs/32_train.optimizer.ipynb #e0c722c8
 def make_targets(labels: np.ndarray,               # int (N,)
