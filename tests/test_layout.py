@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from configparser import ConfigParser
 from functools import cache
 
 import pytest
@@ -94,11 +95,25 @@ def package_imports(path, name):
         if not isinstance(node, ast.ImportFrom): continue
         parts = (node.module or '').split('.')
         if node.level: parts = package[:len(package) - node.level + 1] + parts
-        if parts[0] != 'fer2013_cnn': continue
+        if parts[0] != 'fer2013_cnn' or len(parts) == 1: continue
         module = '.'.join(parts[1:])
         if (ROOT/'fer2013_cnn'/f"{module.replace('.', '/')}.py").exists(): found.add(module)
         else: found |= {f'{module}.{alias.name}' for alias in node.names}
     return found
+
+
+def test_every_notebook_installs_the_package_where_it_is_missing():
+    "On Colab, for instance: by the same cell, the first one with code, from the address in settings.ini."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT/'settings.ini')
+    wanted = f"""from importlib.util import find_spec
+if not find_spec('fer2013_cnn'):  # on Colab or Kaggle: install the package, fetch the notebooks' files
+    !git clone -q --depth 1 {settings['DEFAULT']['git_url']} && pip install -q './fer2013_cnn[dev]'
+    %cd fer2013_cnn/nbs"""
+    for path in [*NOTEBOOKS, *REPORTS]:
+        cells = json.loads((ROOT/path).read_text())['cells']
+        first = next(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code')
+        assert re.sub(r'(?m)^#\|.*\n', '', first) == wanted, path.name
 
 
 def test_every_page_opens_with_title_and_summary():

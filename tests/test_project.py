@@ -179,9 +179,9 @@ def photograph(tmp_path_factory):
     return shutil.copy(get_sample_data('grace_hopper.jpg', asfileobj=False), tmp_path_factory.mktemp('photographs'))
 
 
-def outside(folder, cwd):
+def outside(folder, cwd, **variables):
     "A function that runs a command of an environment, away from the sources."
-    env = {name: value for name, value in QUIET.items() if name != 'PYTHONPATH'}
+    env = {name: value for name, value in QUIET.items() if name != 'PYTHONPATH'} | variables
 
     def run(*words):
         return subprocess.run([folder/'bin'/words[0], *words[1:]], cwd=cwd, env=env, capture_output=True, text=True)
@@ -232,7 +232,7 @@ def test_the_wheel_reports_with_its_extra(wheel, tmp_path):
     venv.create(tmp_path/'venv', with_pip=True)
     install(tmp_path/'venv', '--no-deps', wheel)
     next((tmp_path/'venv'/'lib').glob('*/site-packages')).joinpath('extra.pth').write_text(np.__path__[0] + '/..')
-    run = outside(tmp_path/'venv', tmp_path)
+    run = outside(tmp_path/'venv', tmp_path, JUPYTER_PATH=str(BIN.parent/'share'/'jupyter'))
     assert 'data_audit' in run('fer2013', 'report', '--list').stdout
     done = run('fer2013', 'train', '--data', 'sample', '--run', 'run', '--set', 'epochs=1')
     assert done.returncode == 0 and (tmp_path/'run'/'model.keras').exists(), done.stderr
