@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint lab export modules readme lock clean
+.PHONY: help install report test check lint hooks lab export modules readme lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,14 @@ report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=
 test: $(STAMP)  ## every check that CI makes
 	@$(BIN)/python -m pytest
 
+check: $(STAMP)  ## the checks that take less than five minutes
+	@$(BIN)/python -m pytest -m 'not slow'
+
 lint: $(STAMP)  ## line lengths and unused names in notebooks, modules and tests
 	@$(BIN)/ruff check .
+
+hooks: $(STAMP)  ## before each git commit: export, clean, lint
+	@$(BIN)/pre-commit install
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs

@@ -144,8 +144,34 @@ def test_parameters_cells_keep_their_tag():
         assert sum('parameters' in cell['metadata'].get('tags', []) for cell in cells) == 1, path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook, real_data):
     flags = ['--flags', 'realdata'] if real_data else []
     done = call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags)
     assert done.returncode == 0 and 'Success.' in done.stdout + done.stderr
+
+
+def test_version_is_the_same_everywhere():
+    "In settings.ini, the package, the changelog and the citation; and in the tag of this commit, if it has one."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT/'settings.ini')
+    version = settings['DEFAULT']['version']
+    assert f'__version__ = "{version}"' in (ROOT/'fer2013_cnn'/'__init__.py').read_text()
+    changes = re.findall(r'(?m)^## (\S+) – (unreleased|\d{4}-\d\d-\d\d)$', (ROOT/'CHANGELOG.md').read_text())
+    assert changes[0][0] == version
+    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
+    git = ['git', 'tag', '--points-at', 'HEAD']
+    tags = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if tags: assert f'v{version}' in tags and changes[0][1] != 'unreleased'
+
+
+def test_addresses_derive_from_one():
+    "Each link to the repository begins with `git_url` of settings.ini, each link to the site with `doc_url`."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT/'settings.ini')
+    known = tuple(settings['DEFAULT'][name].rstrip('/') for name in ('git_url', 'doc_url'))
+    names = ('README.md', 'CITATION.cff', 'CHANGELOG.md', 'CONTRIBUTING.md', *NOTEBOOKS, *REPORTS)
+    for path in [ROOT/name for name in names]:
+        for link in re.findall(r'https?://[^\s)"\'\\]+', path.read_text()):
+            if settings['DEFAULT']['user'] in link: assert link.startswith(known), f'{path.name}: {link}'

@@ -135,7 +135,7 @@ def test_no_card_before_both_splits_are_evaluated(run, metrics):
 
 def test_no_card_of_an_unfinished_run(evaluated_run):
     text = write_card(evaluated_run, 'mine', 1000).read_text(encoding='utf-8')
-    assert text.startswith('# mine\n') and '/home/me' not in text and '/data' not in text
+    assert '---\n\n# mine\n' in text and 'license' not in text and '/home/me' not in text and '/data' not in text
     update_run(evaluated_run, finished=None)
     with pytest.raises(UserError, match='not finished and scored on both test splits'):
         write_card(evaluated_run, 'mine', 1000)

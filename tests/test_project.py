@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from common import BIN, QUIET, ROOT, call
 
+pytestmark = pytest.mark.slow
 PARAMETERS = dict(small=300_000, base=2_000_000)  # at most
 WITHOUT_KERAS = ('core', 'data.load', 'data.audit', 'model.inference', 'training.run', 'evaluation.metrics',
                  'evaluation.tables', 'evaluation.plots', 'evaluation.compare', 'prediction.faces',
