@@ -17,7 +17,7 @@ LIMITS = dict(
     epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
     label_smoothing=(0, .99), class_balance=(0, 1), ema_momentum=(0, .9999),
     translation=(0, .5), rotation=(0, .5), zoom=(0, .9), no_resample_prob=(0, 1), erasing=(0, 1), mixup_alpha=(0, 10),
-    distillation_weight=(0, 1), ferplus_weight=(0, 10), seed=(0, 2**31 - 1))
+    blur=(0, 1), noise=(0, 100), distillation_weight=(0, 1), ferplus_weight=(0, 10), seed=(0, 2**31 - 1))
 CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), dtype_policy=('float32', 'mixed_bfloat16'))
 
 # %% ../../nbs/30_train.config.ipynb #23b4f571
@@ -50,6 +50,8 @@ class TrainConfig(CheckedConfig):
     zoom: float = 0.                 # largest change of size, as a share
     no_resample_prob: float = .25    # share of images that are only mirrored and shifted by whole pixels
     erasing: float = 0.              # highest probability of a noise rectangle; Keras draws it between 0 and this
+    blur: float = 0.                 # largest share of a blurred copy (Gaussian, 2 pixels) in an image
+    noise: float = 0.                # largest standard deviation of added Gaussian noise, in grey values
     mixup_alpha: float = 0.          # both parameters of the beta distribution of the mixing ratio; 0: no mixup
     teacher: str = ''                # folders of finished runs to distil from, separated by commas
     distillation_weight: float = 0.  # share of the teachers' probabilities in the targets
