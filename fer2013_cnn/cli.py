@@ -133,6 +133,8 @@ def prepare(data: Data = None, cache: Cache = None, on_bad: OnBad = 'raise'):
 def train(data: Data = None,
           model: Annotated[Optional[str], typer.Option(
               help="Architecture, one of 'fer2013 models'. Default: the preset's.")] = None,
+          from_: Annotated[Optional[str], typer.Option('--from', metavar='NAME|RUN', help=(
+              "Fine-tune a pretrained network ('small' or 'base') or a run, with the preset finetune."))] = None,
           preset: Preset = None, run: Run = None, seed: Seed = None,
           set_: Annotated[list[str], typer.Option('--set', metavar='NAME=VALUE', help=(
               'Change a setting of the preset, such as epochs=20; can be repeated.'))] = [],
@@ -143,22 +145,25 @@ def train(data: Data = None,
     from fer2013_cnn.core import UserError
     from fer2013_cnn.training import loop  # before the data are read: it says if an extra is missing
     from fer2013_cnn.training.run import new_run
-    if resume and (not run or preset or model or seed is not None or set_):
+    if resume and (not run or preset or model or from_ or seed is not None or set_):
         raise UserError('--resume takes only --run, --data, --cache and --on-bad: the run folder knows its settings')
+    if from_ and (preset or model): raise UserError('--from determines preset and model; --set changes a setting')
     changes = parse_assignments(set_)
     changes.update({name: value for name, value in dict(model=model, seed=seed).items() if value is not None})
     dataset = read_data(data, cache, on_bad)
-    config = choose_config(dataset, run, preset, changes, resume)
+    config = choose_config(dataset, run, preset, from_, changes, resume)
     print(f'Training {config.model} for {config.epochs} epochs on {dataset.name} ({dataset.description}).')
     run = loop.train(dataset, None if resume else config, run or new_run())
     print(f'Done: {run}. Next: fer2013 evaluate {run}')
 
 # %% ../nbs/70_cli.ipynb #c11a0016
-def choose_config(dataset, run: Path | None, preset: str | None, changes: dict, resume: bool):
-    "The `TrainConfig` of a preset with changes, or of a run that is resumed."
+def choose_config(dataset, run: Path | None, preset: str | None, from_: str | None, changes: dict, resume: bool):
+    "The `TrainConfig` of a run that is resumed, for fine-tuning, or of a preset with changes."
     from fer2013_cnn.core import read_run
     from fer2013_cnn.training.config import TrainConfig, default_preset, make_config
+    from fer2013_cnn.training.finetune import finetune_config
     if resume: return TrainConfig(**read_run(run)['config'])
+    if from_: return finetune_config(from_, **changes)
     return make_config(preset or default_preset(dataset), **changes)
 
 # %% ../nbs/70_cli.ipynb #6b2d773c

@@ -189,8 +189,9 @@ def base_names(paths: str) -> str:
     return ','.join(Path(path).name for path in paths.split(','))
 
 def extra_targets(config: dict) -> str:
-    "The targets of a training besides the labels, as the end of a sentence."
-    text = ', with FER+ votes as a second target' if config.get('ferplus_csv') else ''
+    "The start of a training if it is not random, and its targets besides the labels, as the end of a sentence."
+    text = f", starting from {base_names(config['start_from'])}" if config.get('start_from') else ''
+    text += ', with FER+ votes as a second target' if config.get('ferplus_csv') else ''
     if config.get('teacher'):
         teacher = base_names(config['teacher']).replace('`', '')
         text += f", distilled from `{teacher}` (weight {config['distillation_weight']:g})"

@@ -36,6 +36,7 @@ class CheckedConfig:
 class TrainConfig(CheckedConfig):
     "Settings of a training run with one cycle of the learning rate."
     model: str = 'small'             # one of `fer2013_cnn.model.zoo.ZOO`
+    start_from: str = ''             # pretrained network or run folder whose weights training starts from; '': random
     epochs: int = 10                 # passes over Training
     batch_size: int = 128            # images a step
     optimizer: str = 'muon'          # 'muon' or 'adamw'
@@ -65,6 +66,8 @@ STRONG_AUGMENTATION = TrainConfig(ema_momentum=.998, rotation=.04, zoom=.12, era
 PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9),
                quick=TrainConfig(epochs=16),
                standard=replace(STRONG_AUGMENTATION, model='base', epochs=40),
+               finetune=replace(STRONG_AUGMENTATION, model='base', start_from='base', epochs=20, batch_size=32,
+                                learning_rate=1e-3, ema_momentum=.98),
                best=replace(STRONG_AUGMENTATION, model='large', epochs=120))
 
 # %% ../../nbs/30_train.config.ipynb #a0c420e2
