@@ -24,9 +24,9 @@ def defined_names(code):
 def visible_cells(cell):
     "A code cell without its directives, behind the anchors of what it exports; nothing if a reader should not see it."
     lines = cell.source.splitlines()
-    directives = {line.removeprefix('#|').strip() for line in lines if line.startswith('#|')}
+    directives = {line.removeprefix('#|').split()[0] for line in lines if line.startswith('#|')}
     code = '\n'.join(line for line in lines if not line.startswith('#|')).strip()
-    if 'hide' in directives or not code or re.fullmatch(EXPORT_CALL, code): return []
+    if directives & {'hide', 'default_exp'} or not code or re.fullmatch(EXPORT_CALL, code): return []
     anchors = ''.join(f'<a id="def-{name}"></a>' for name in defined_names(code)) if 'export' in directives else ''
     cell.source = code
     cell.metadata['tags'] = [tag.replace('_', '-') for tag in cell.metadata.get('tags', [])]
