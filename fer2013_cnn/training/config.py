@@ -67,7 +67,7 @@ PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9),
                quick=TrainConfig(epochs=16),
                standard=replace(STRONG_AUGMENTATION, model='base', epochs=40),
                finetune=replace(STRONG_AUGMENTATION, model='base', start_from='base', epochs=20, batch_size=32,
-                                learning_rate=1e-3, ema_momentum=.98),
+                                learning_rate=3e-3, ema_momentum=.98),
                best=replace(STRONG_AUGMENTATION, model='large', epochs=120))
 
 # %% ../../nbs/30_train.config.ipynb #a0c420e2
