@@ -8,7 +8,7 @@ __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'Model', 'D
            'Draw', 'Cropped', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames', 'print_version',
            'commands', 'main', 'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train',
            'choose_config', 'evaluate', 'print_metrics', 'models', 'predict', 'check_predict_options', 'print_faces',
-           'export', 'demo', 'report', 'print_reports', 'make_report']
+           'export', 'demo', 'serve', 'report', 'print_reports', 'make_report']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
@@ -307,6 +307,17 @@ def demo(model: Model = 'base', detector: Detector = 'haar',
     "Serve a page to try a network. Needs pip install 'fer2013_cnn[demo]'. Stores nothing."
     from fer2013_cnn.prediction.demo import serve_demo
     serve_demo(model, detector, host, port, open_)
+
+# %% ../nbs/70_cli.ipynb #9fb86c57
+@app.command()
+def serve(model: Model = 'base',
+          host: Annotated[str, typer.Option(help=(
+              'Address to listen on. With any other than 127.0.0.1, other machines can send photographs.'))]
+          = '127.0.0.1',
+          port: Annotated[int, typer.Option(help='Port to listen on; 0: any free one.')] = 8000):
+    "Answer photographs with JSON over HTTP. Needs pip install 'fer2013_cnn[serve]'. Stores nothing."
+    from fer2013_cnn.prediction.serve import serve as run_service
+    run_service(model, host, port)
 
 # %% ../nbs/70_cli.ipynb #0415a46b
 @app.command()
