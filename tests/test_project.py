@@ -200,7 +200,7 @@ def film(path, photograph):
 
 NEEDS = [(['train', '--data', 'sample'], 'keras', 'train'), (['evaluate', 'run'], 'scipy', 'evaluate'),
          (['report', '--list'], 'papermill', 'report'), (['export', 'base'], 'keras', 'train'),
-         (['demo'], 'gradio', 'demo')]
+         (['demo'], 'gradio', 'demo'), (['serve'], 'fastapi', 'serve')]
 
 
 def test_the_base_installation_predicts_and_prepares(wheel, photograph, tmp_path):

@@ -42,7 +42,8 @@ def test_twenty_at_a_time_lose_none_and_memory_stays_flat(service):
 
 
 @pytest.mark.parametrize('body, status, says', [
-    (b'', 422, 'empty'), (b'GIF89a', 422, 'not an image'), (PHOTOGRAPH[:5000], 422, ''), (b'<html>', 422, 'not an image'),
+    (b'', 422, 'empty'), (b'GIF89a', 422, 'not an image'), (b'<html>', 422, 'not an image'),
+    (PHOTOGRAPH[:5000], 422, ''),
     (bytes(20_000_001), 413, 'more than 20,000,000 bytes')])
 def test_a_bad_body_gets_one_sentence(service, body, status, says):
     answer = httpx.post(f'{service[1]}/predict', content=body, timeout=60)
