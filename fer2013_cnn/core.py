@@ -245,7 +245,8 @@ def only_process(folder: Path,
     try:
         with writing(folder): lock.acquire(timeout=wait)
     except Timeout: pass
-    if not lock.is_locked: raise UserError(f'{folder} is in use by another process: wait for it, or choose another folder')
+    if not lock.is_locked:
+        raise UserError(f'{folder} is in use by another process: wait for it, or choose another folder')
     try: yield
     finally:
         if lock.lock_counter == 1:
