@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SPLITS', 'SIZE', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', 'DISK_ERRORS', 'NUMBER', 'TEXT_OR_NONE',
-           'JSON_LIMIT', 'DATA_SCHEMA', 'RUN_SCHEMA', 'PACKAGE', 'DEPENDENCIES', 'printable', 'say', 'UserError',
-           'listed', 'check_choice', 'check_class_names', 'require', 'count_images', 'content_fingerprint',
+           'JSON_LIMIT', 'ARRAYS_LIMIT', 'DATA_SCHEMA', 'RUN_SCHEMA', 'PACKAGE', 'DEPENDENCIES', 'printable', 'say',
+           'UserError', 'listed', 'check_choice', 'check_class_names', 'require', 'count_images', 'content_fingerprint',
            'describe_content', 'Dataset', 'show_faces', 'local_path', 'open_regular', 'WriteError', 'disk_error',
            'writing', 'atomic_write', 'remove_leftovers', 'only_process', 'Record', 'check_schema', 'parse_json',
-           'read_json', 'write_json', 'checksum', 'run_checksum', 'write_run', 'read_run', 'utc_now',
+           'read_json', 'write_json', 'checksum', 'load_arrays', 'run_checksum', 'write_run', 'read_run', 'utc_now',
            'package_versions', 'processor_name', 'machine_info', 'git_commit', 'quiet_stderr', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #c0de0004
@@ -20,6 +20,7 @@ import platform
 import re
 import stat
 import subprocess
+import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -238,10 +239,11 @@ def remove_leftovers(folder: Path):
 # %% ../nbs/00_core.ipynb #224eb8c5
 @contextmanager
 def only_process(folder: Path,
-                 wait: float = 0  # seconds
+                 wait: float = 0,      # seconds
+                 name: str = '.lock'   # of the file that is locked
                 ):
     "Hold the lock of a folder, in this process again if need be. Raises `UserError` if another process holds it."
-    with writing(folder): lock = FileLock(folder/'.lock', is_singleton=True, thread_local=False)
+    with writing(folder): lock = FileLock(folder/name, is_singleton=True, thread_local=False)
     try:
         with writing(folder): lock.acquire(timeout=wait)
     except Timeout: pass
@@ -250,7 +252,7 @@ def only_process(folder: Path,
     try: yield
     finally:
         if lock.lock_counter == 1:
-            with suppress(OSError): (folder/'.lock').unlink()  # Windows: not while it is open
+            with suppress(OSError): (folder/name).unlink()  # Windows: not while it is open
         lock.release()
 
 # %% ../nbs/00_core.ipynb #dfcb4b28
@@ -306,6 +308,21 @@ def write_json(path: Path, value: dict):
 def checksum(path: str | Path) -> str:
     "SHA-256 of a file, 64 hex digits."
     with open_regular(path) as file: return hashlib.sha256(file.read()).hexdigest()
+
+# %% ../nbs/00_core.ipynb #ceac1a5f
+ARRAYS_LIMIT = 2**32  # bytes of all arrays of a file
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    "Read an .npz file without pickles. Raises `UserError` if it is missing, damaged or too large."
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            if size > ARRAYS_LIMIT: raise UserError(f'{path}: {size:,} bytes, expected at most {ARRAYS_LIMIT:,}')
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays: return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError: raise UserError(f'{path} does not exist') from None
+    except UserError: raise
+    except Exception as error: raise UserError(f'{path} is damaged ({type(error).__name__})') from None
 
 # %% ../nbs/00_core.ipynb #68c69f18
 DATA_SCHEMA = dict(name=str, description=str, synthetic=bool, fingerprint=str, class_names=[str], notes=[str],

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_path
 
-from ..core import (check_choice, checksum, CLASSES, Dataset, disk_error, local_path, OFFICIAL_COUNTS, only_process,
-    open_regular, printable, read_json, SPLITS, UNKNOWN, UserError, write_json, writing)
+from ..core import (check_choice, checksum, CLASSES, Dataset, disk_error, local_path,
+    OFFICIAL_COUNTS, only_process, open_regular, printable, read_json, SPLITS, UNKNOWN, UserError, write_json, writing)
 from .synthetic import synthetic_dataset
 from .folders import is_hidden, read_dataset
 
