@@ -7,9 +7,10 @@ __all__ = ['CLASSES', 'SPLITS', 'SIZE', 'SHAPE', 'UNKNOWN', 'OFFICIAL_COUNTS', '
            'JSON_LIMIT', 'ARRAYS_LIMIT', 'DATA_SCHEMA', 'RUN_SCHEMA', 'PACKAGE', 'DEPENDENCIES', 'printable', 'say',
            'UserError', 'listed', 'check_choice', 'check_class_names', 'require', 'count_images', 'content_fingerprint',
            'describe_content', 'Dataset', 'show_faces', 'local_path', 'open_regular', 'WriteError', 'disk_error',
-           'writing', 'atomic_write', 'remove_leftovers', 'only_process', 'Record', 'check_schema', 'parse_json',
-           'read_json', 'write_json', 'checksum', 'load_arrays', 'run_checksum', 'write_run', 'read_run', 'utc_now',
-           'package_versions', 'processor_name', 'machine_info', 'git_commit', 'quiet_stderr', 'progress_bar']
+           'writing', 'atomic_write', 'remove_leftovers', 'neutral_cell', 'csv_text', 'only_process', 'Record',
+           'check_schema', 'parse_json', 'read_json', 'write_json', 'checksum', 'load_arrays', 'run_checksum',
+           'write_run', 'read_run', 'utc_now', 'package_versions', 'processor_name', 'machine_info', 'git_commit',
+           'quiet_stderr', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #c0de0004
 import errno
@@ -82,14 +83,14 @@ def check_choice(what: str,   # for the message, such as 'preset'
 def check_class_names(names,       # from a file or a user
                       source: str  # where they come from, for the message
                      ) -> tuple:
-    "The class names as a tuple. Raises `UserError` unless they are different, printable texts of 1 to 100 characters."
+    "The class names as a tuple. Raises `UserError` unless they are different texts, printable and without TeX ($)."
     valid = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     if not valid or not 1 <= len(names) <= UNKNOWN:
         raise UserError(f'{source}: expected a list of 1 to {UNKNOWN} class names')
     for name in names:
-        if not name.isprintable() or not 1 <= len(name) <= 100 or name != name.strip():
+        if not name.isprintable() or '$' in name or not 1 <= len(name) <= 100 or name != name.strip():
             shown = printable(name, limit=60)
-            raise UserError(f"{source}: class name '{shown}', expected 1 to 100 printable characters")
+            raise UserError(f"{source}: class name '{shown}', expected 1 to 100 printable characters without $")
         if names.count(name) > 1: raise UserError(f'{source}: the class name {name!r} appears twice')
     return tuple(names)
 
@@ -236,6 +237,16 @@ def remove_leftovers(folder: Path):
     for path in folder.iterdir():
         if re.match(r'\.[0-9a-f]{32}\.', path.name): path.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #121ca561
+def neutral_cell(value):
+    "The value of a csv cell; text that a spreadsheet would compute gets an apostrophe."
+    return f"'{value}" if isinstance(value, str) and value.startswith(('=', '+', '-', '@', '\t', '\r', '\n')) else value
+
+def csv_text(table: pd.DataFrame, header: bool = True) -> str:
+    "A data frame as the text of a csv file, without its index and without formulas."
+    names = [*map(neutral_cell, table.columns)] if header else False
+    return table.map(neutral_cell).to_csv(index=False, header=names)
+
 # %% ../nbs/00_core.ipynb #224eb8c5
 @contextmanager
 def only_process(folder: Path,
@@ -353,7 +364,8 @@ def read_run(run: str | Path) -> dict:
     run_info = read_json(path, RUN_SCHEMA)
     if run_info.get('checksum', run_checksum(run_info)) != run_checksum(run_info):
         raise UserError(f'{path} is damaged, or was edited: its checksum is wrong')
-    if 'data' in run_info: check_class_names(run_info['data'].get('class_names', ['']), str(path))
+    names = run_info.get('data', {}).get('class_names')
+    if names is not None: check_class_names(names, str(path))
     return run_info
 
 # %% ../nbs/00_core.ipynb #c0de0035

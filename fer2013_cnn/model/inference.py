@@ -103,7 +103,7 @@ def onnx_class_names(session,    # onnxruntime.InferenceSession
     try: names = json.loads(metadata.get('class_names', ''))
     except (ValueError, RecursionError): names = None
     names = check_class_names(names, f'{source}, metadata')
-    if shapes[1] != [len(names)]: raise UserError(f'{source} has {len(names)} class names for outputs {shapes[1]}')
+    if shapes[1] != [len(names)]: raise UserError(f'{source} was not written by fer2013 export: {len(names)} classes')
     return names
 
 # %% ../../nbs/21_model.inference.ipynb #bfbb65b8
@@ -220,7 +220,8 @@ def input_shape(network  # keras.Model
     "Height, width and channels of the images that a network takes; 48 × 48 where it takes any size."
     shape = getattr(network, 'input_shape', None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] not in (1, 3):
-        raise UserError(f'the network takes input of shape {printable(shape, limit=80)}, expected images (N, height, width, 1 or 3)')
+        shown = printable(shape, limit=80)
+        raise UserError(f'the network takes input of shape {shown}, expected images (N, height, width, 1 or 3)')
     return shape[1] or SHAPE[0], shape[2] or SHAPE[1], shape[-1]
 
 # %% ../../nbs/21_model.inference.ipynb #722730a7
