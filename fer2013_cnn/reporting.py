@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TYPES', 'KERNEL_OPTIONS', 'KERNEL_ENVIRONMENT', 'BROWSERS', 'reports_folder', 'report_notebooks',
            'report_parameters',
-           'report_title', 'list_reports', 'check_parameters', 'stopped_message', 'run_notebook', 'execute_notebook',
-           'visible_outputs', 'cell_level', 'introduced_cells', 'page_cells', 'write_html', 'print_page', 'write_pdf',
-           'prepare_run', 'report']
+           'report_title', 'list_reports', 'check_parameters', 'stopped_message', 'end_kernels', 'run_notebook',
+           'execute_notebook', 'visible_outputs', 'cell_level', 'introduced_cells', 'page_cells', 'write_html',
+           'print_page', 'write_pdf', 'prepare_run', 'report']
 
 # %% ../nbs/60_report.ipynb #6c013425
 import logging
@@ -16,7 +16,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
@@ -30,7 +32,7 @@ from .training.run import check_new_run, new_run
 require('report', 'papermill', 'nbconvert', 'nbclient', 'nbformat', 'ipykernel', 'jupyter_client')
 import nbformat
 import papermill as pm
-from jupyter_client import KernelManager
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -89,20 +91,34 @@ def stopped_message(run: Path) -> str:
     resume = f'; its training can be resumed with fer2013 train --resume --run {shlex.quote(str(run))}'
     return f'stopped: {run} has no report{resume if unfinished else ""}'
 
+def end_kernels(execution, managers: list):
+    "Kill the kernels of an execution, whenever they start, until it has ended; further signals are ignored."
+    logging.disable()  # of libraries that notice that the kernel is dead
+    while not execution.done():
+        with suppress(KeyboardInterrupt):
+            for manager in managers:
+                if manager.has_kernel: manager.provisioner.process.kill()
+            time.sleep(.1)
+    logging.disable(logging.NOTSET)
+
+# %% ../nbs/60_report.ipynb #5a11bc95
 def run_notebook(notebook: Path, output: Path, run: Path, parameters: dict, stdout: TextIO | None):
     "Execute a notebook with papermill in a new kernel, which ends with this call. Ctrl-C raises `UserError`."
-    manager = KernelManager(kernel_name='python3')
-    options = dict(km=manager, kernel_name='python3', language='python', progress_bar=False, stdout_file=stdout,
-                   extra_arguments=KERNEL_OPTIONS)
+    managers = []
+    class Manager(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(**options)
+            managers.append(self)
+    options = dict(kernel_manager_class=Manager, kernel_name='python3', language='python', progress_bar=False,
+                   stdout_file=stdout, extra_arguments=KERNEL_OPTIONS)
     with ThreadPoolExecutor(1) as pool, patch.dict(os.environ, KERNEL_ENVIRONMENT):
+        execution = pool.submit(pm.execute_notebook, notebook, output, parameters, **options)
         try:
-            execution = pool.submit(pm.execute_notebook, notebook, output, parameters, **options)
-            while True:
-                try: return execution.result(timeout=.5)
-                except TimeoutError:
-                    if execution.done(): raise
-        except KeyboardInterrupt: raise UserError(stopped_message(run)) from None
-        finally: manager.shutdown_kernel(now=True)
+            while not execution.done(): wait([execution], timeout=.5)
+        except KeyboardInterrupt:
+            end_kernels(execution, managers)
+            raise UserError(stopped_message(run)) from None
+        return execution.result()
 
 # %% ../nbs/60_report.ipynb #e299b541
 def execute_notebook(notebook: Path,

@@ -86,9 +86,15 @@ def source_path(source: str | Path) -> Path:
 def source_files(path: Path) -> dict[str, str]:
     "Name below the source → path, of the file itself or of all visible files below a folder, sorted by name."
     if not path.is_dir(): return {'': str(path)}
-    files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    names = {file[len(str(path)) + 1:].replace(os.sep, '/'): file for file in sorted(files)}
-    return {name: file for name, file in names.items() if not is_hidden(name)}
+    files, links = [], set()
+    for folder, folders, names in os.walk(path):
+        links |= {os.path.join(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))}
+        files += [os.path.join(folder, name) for name in names]
+    names = {file[len(str(path)) + 1:].replace(os.sep, '/'): file for file in sorted([*files, *links])}
+    names = {name: file for name, file in names.items() if not is_hidden(name)}
+    for name, file in names.items():
+        if file in links: raise UserError(f'{name} is a link to a folder: use that folder, or copy it')
+    return names
 
 @contextmanager
 def reading():
@@ -192,6 +198,7 @@ ENTRY_SCHEMA = dict(name=str, class_names=[str], notes=[str], skipped=[str], fin
 def open_entry(entry: Path, verify: bool = False) -> Dataset | None:
     "Open a cache entry with memory-mapped arrays; None if it is damaged."
     try:
+        if not all(path.is_file() for path in entry.iterdir()): return None
         if checksum(entry/'about.json') != (entry/'checksum').read_text(): return None
         metadata = read_json(entry/'about.json', ENTRY_SCHEMA)
         arrays = {name: np.load(entry/f'{name}.npy', mmap_mode='r', allow_pickle=False) for name in ARRAYS}

@@ -210,7 +210,7 @@ def protocol_paragraph(run_info: dict,  # run.json
                       ) -> str:         # Markdown
     "Describe the data and the protocol of a run."
     data, config, trained_on = run_info['data'], run_info.get('config'), training_data(run_info)
-    faces = {split: f'{sum(row.values()):,}' for split, row in data['counts'].items()}
+    faces = {split: f"{sum(data['counts'][split].values()):,}" for split in SPLITS}
     opened = f"PrivateTest ({faces['PrivateTest']} faces) was opened {n_times(len(run_info['private_test_opened']))}"
     if not run_info['private_test_opened']: opened = 'PrivateTest was not opened'
     if trained_on is None:

@@ -58,7 +58,8 @@ def start_run(run: str | Path,  # folder, created if necessary
 # %% ../../nbs/33_train.run.ipynb #33a00006
 def update_run(run: str | Path, **changes):
     "Set entries of run.json."
-    with only_process(Path(run), wait=10): write_run(Path(run), read_run(run) | changes)
+    run = local_path(run)
+    with only_process(run, wait=10): write_run(run, read_run(run) | changes)
 
 # %% ../../nbs/33_train.run.ipynb #1777d8e0
 def trained_run_info(run: str | Path) -> dict:
@@ -86,7 +87,7 @@ METRICS_SCHEMA = {...: SCORES | dict(not_leaked=SCORES, temperature_scaled=SCORE
 
 def read_metrics(run: str | Path) -> dict:
     "Read the scores in metrics.json, by split; empty if the run has not been evaluated."
-    path = Path(run)/'metrics.json'
+    path = local_path(run)/'metrics.json'
     if not path.exists(): return {}
     try: return read_json(path, METRICS_SCHEMA)
     except UserError as error: raise UserError(f'{error}: remove it, and evaluate again') from None
@@ -101,7 +102,7 @@ def append_history(run: str | Path, **epoch):
 def history_lines(run: str | Path) -> list[bytes]:
     "The complete lines of history.jsonl."
     try:
-        with open_regular(Path(run)/'history.jsonl') as file: text = file.read(2**26)
+        with open_regular(local_path(run)/'history.jsonl') as file: text = file.read(2**26)
     except FileNotFoundError: return []
     except OSError as error: raise UserError(f'{run}/history.jsonl cannot be read ({disk_error(error)})') from None
     return [line for line in text.splitlines(keepends=True) if line.endswith(b'\n')]
@@ -162,7 +163,7 @@ def predictions_path(run: str | Path,
                     ) -> Path:
     "Path of the predictions for a split."
     suffix = '' if tta == 1 else f'-tta{tta}'
-    return Path(run)/f'predictions-{split}{suffix}.npz'
+    return local_path(run)/f'predictions-{split}{suffix}.npz'
 
 def save_predictions(run: str | Path, predictions: Predictions, tta: int = 1):
     "Write predictions-<split>.npz."
