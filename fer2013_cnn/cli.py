@@ -52,6 +52,7 @@ def prepare_process():
     if not sys.stderr.isatty(): os.environ.setdefault('TQDM_DISABLE', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+# %% ../nbs/70_cli.ipynb #4eb4810e
 def run_app() -> int | str | None:
     "Run the command line; return the exit status, or the line that says why it failed."
     try: status = app(prog_name='fer2013', standalone_mode=False)

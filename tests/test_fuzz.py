@@ -52,7 +52,8 @@ def test_any_entry_of_run_json(folder, key, value):
 
 
 @QUICK
-@given(name=st.sampled_from(boundaries.SETTINGS), value=st.text(max_size=20) | st.floats().map(str) | st.integers().map(str))
+@given(name=st.sampled_from(boundaries.SETTINGS),
+       value=st.text(max_size=20) | st.floats().map(str) | st.integers().map(str))
 def test_any_value_of_a_setting(name, value):
     from fer2013_cnn.training.config import make_config
     assert hostile.run_case(lambda: make_config('smoke', **{name: value})) is None

@@ -18,6 +18,7 @@ from fer2013_cnn.training.run import read_history
 
 RUN_KEYS = ('data', 'data.class_names', 'data.fingerprint', 'data.counts', 'data.name', 'data.notes', 'data.skipped',
             'private_test_opened', 'finished', 'machine', 'selected_epoch', 'versions')
+PICTURES = ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')
 SETTINGS = tuple(field.name for field in fields(TrainConfig))
 
 
@@ -87,12 +88,12 @@ def entry(name):
 SEEDS = {'csv': small_csv, 'csv.gz': lambda: gzip.compress(small_csv(), mtime=0),
          'tar': lambda: hostile.tarred(('a.csv', small_csv()), pax_headers={'comment': 'x'}),
          'zip': lambda: hostile.zipped(('a.csv', small_csv())),
-         **{kind: lambda kind=kind: picture(kind) for kind in ('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM')},
+         **{kind: lambda kind=kind: picture(kind) for kind in PICTURES},
          **{name: lambda name=name: file_of_run(name) for name in ('run.json', 'history.jsonl',
                                                                    'predictions-PublicTest.npz')},
          'about.json': lambda: entry('about.json'), 'images.npy': lambda: entry('images.npy'),
          'onnx': lambda: (WEIGHTS/'small.onnx').read_bytes()}
 READERS = {**dict.fromkeys(('csv', 'csv.gz', 'tar', 'zip'), read_source),
-           **dict.fromkeys(('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM'), lambda folder, content: open_image(content)),
+           **dict.fromkeys(PICTURES, lambda folder, content: open_image(content)),
            **{name: read_in_run(name) for name in ('run.json', 'history.jsonl', 'predictions-PublicTest.npz')},
            'about.json': cached('about.json'), 'images.npy': cached('images.npy'), 'onnx': read_onnx}

@@ -50,7 +50,8 @@ def prepare(folder):
             for image, label, split in zip(dataset.images, dataset.labels, dataset.splits))
     (folder/'fer.csv').write_text('\n'.join(['emotion,pixels,Usage', *rows, '']))
     (folder/'pictures').mkdir()
-    for number, image in enumerate(dataset.images[:120]): Image.fromarray(image).save(folder/'pictures'/f'{number:03}.png')
+    for number, image in enumerate(dataset.images[:120]):
+        Image.fromarray(image).save(folder/'pictures'/f'{number:03}.png')
 
 
 # each kind: (work, result), with work(folder, kill_after) and the result of what it has left
@@ -88,7 +89,8 @@ def reported(folder):
 
 
 def predict(folder, kill_after=None):
-    words = ['predict', folder.parent/'pictures', '--csv', folder/'faces.csv', '--json', folder/'faces.jsonl', '--cropped']
+    words = ['predict', folder.parent/'pictures', '--csv', folder/'faces.csv', '--json', folder/'faces.jsonl',
+             '--cropped']
     if kill_after: return fer2013(words, folder, kill_after)
     for name in ('faces.csv', 'faces.jsonl'):
         if (folder/name).exists(): check_prefix(folder/name)

@@ -29,7 +29,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -314,7 +313,7 @@ def read_member(member: Member) -> bytes | UserError:
 # %% ../../nbs/12_data.folders.ipynb #da55af63
 def read_images(members: list[Member], folders: list[str], builder: DatasetBuilder, ignored: int = 0) -> Dataset:
     "Read image files from class folders, in the order of their paths; the number of ignored files is noted."
-    members, conversions = sorted(members, key=attrgetter('path')), Counter()
+    members, conversions = sorted(members, key=lambda member: member.path), Counter()
     layout = infer_layout([member.path for member in members], folders)
     numbered = enumerate(progress_bar(members, f'reading {builder.name}', unit='image'))
     with warnings.catch_warnings():

@@ -13,27 +13,22 @@ __all__ = ['KEEP_MINUTES', 'LIMITS_OF_USE', 'MAX_HEATMAPS', 'MAX_UPLOAD_BYTES', 
 # %% ../../nbs/54_predict.demo.ipynb #c77d9aaf
 import io
 import os
-import shutil
 import signal
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, ExitStack, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
-from ipaddress import ip_address
 from pathlib import Path
-from unittest.mock import patch
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..core import only_process, require, UserError
-from ..data.folders import IMAGE_FORMATS
+from ..core import require, UserError
 from ..model.inference import (Classifier, open_classifier, open_network,
     pretrained_card, pretrained_names, usage_notice)
 from .faces import find_faces, open_image
@@ -42,6 +37,16 @@ from .images import (add_image_column, annotate, BOX, class_columns, crop_faces,
 require('demo', 'gradio', 'ipywidgets', 'matplotlib')
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
+
+# %% ../../nbs/54_predict.demo.ipynb #8875e119
+import shutil
+from contextlib import ExitStack, suppress
+from ipaddress import ip_address
+from unittest.mock import patch
+from urllib.parse import urlsplit
+
+from ..core import only_process
+from ..data.folders import IMAGE_FORMATS
 
 # %% ../../nbs/54_predict.demo.ipynb #57165f5d
 KEEP_MINUTES = 30  # then uploads are deleted

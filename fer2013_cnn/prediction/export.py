@@ -190,12 +190,14 @@ def check_export(source: str, dataset: Dataset, metadata: dict, format: str, int
 
 # %% ../../nbs/53_predict.export.ipynb #e0000011
 def export_paths(source: str, format: str, int8: bool, folder: str | Path) -> dict[str, Path]:
-    "The files to write: 'float' and perhaps 'int8' → path. Raises `UserError` if one exists."
+    "The files to write: 'float' and perhaps 'int8' → path; creates the folder. Raises `UserError` if one exists."
+    folder = local_path(folder)
     name, suffix = Path(source).resolve().name, EXPORT_FORMATS[format]
-    paths = {'float': Path(folder)/f'{name}{suffix}'}
-    if int8: paths['int8'] = Path(folder)/f'{name}-int8{suffix}'
+    paths = {'float': folder/f'{name}{suffix}'}
+    if int8: paths['int8'] = folder/f'{name}-int8{suffix}'
     for path in paths.values():
         if path.exists(): raise UserError(f'{path} exists already: remove it, or choose another folder with --to')
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     return paths
 
 # %% ../../nbs/53_predict.export.ipynb #0b3d6b9f
@@ -213,11 +215,9 @@ def export_network(source: str,              # a run folder, 'small' or 'base'
                    folder: str | Path = '.'  # for the files, created if need be
                   ) -> tuple:                # paths; a data frame with a row for Keras and each file
     "Write a network for another runtime; keep each file only if its probabilities agree with the original."
-    folder = local_path(folder)
     network, metadata = open_network(source)
     check_export(source, dataset, metadata, format, int8)
     paths = export_paths(source, format, int8, folder)
-    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     indices = dataset.indices('PublicTest')
     images, labels = dataset.images[indices], dataset.labels[indices]
     expected = network.predict(images[..., None], batch_size=256, verbose=0)

@@ -7,9 +7,9 @@ __all__ = ['BEST', 'PREVIOUS', 'TrainingBatches', 'seed_generators', 'make_repro
            'check_same_data',
            'teacher_probabilities', 'training_targets', 'FusedBatchNormalization', 'training_clone', 'compile_trainer',
            'make_deterministic', 'build_trainer', 'validation_data', 'all_variables', 'save_checkpoint',
-           'load_checkpoint', 'check_disk_space', 'restore_best', 'CheckpointCallback', 'DivergenceCallback',
-           'format_epoch', 'format_time', 'ProgressCallback', 'make_predictions', 'predict_split', 'load_progress',
-           'fit_network', 'save_best', 'load_unfinished', 'check_trainable', 'fit_and_save', 'train']
+           'load_checkpoint', 'check_disk_space', 'restore_best', 'replace_best', 'CheckpointCallback',
+           'DivergenceCallback', 'format_epoch', 'format_time', 'ProgressCallback', 'make_predictions', 'predict_split',
+           'load_progress', 'fit_network', 'save_best', 'load_unfinished', 'check_trainable', 'fit_and_save', 'train']
 
 # %% ../../nbs/34_train.ipynb #d2bc2f79
 import json
@@ -225,6 +225,8 @@ def restore_best(folder: Path,
                  best_sha256: str  # '': there are none yet
                 ):
     "Make `BEST` the weights that a checkpoint means. Raises `UserError` if they are missing or damaged."
+    folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
     found = [folder/name for name in (BEST, PREVIOUS) if (folder/name).exists()]
     matching = [path for path in found if checksum(path) == best_sha256]
     if best_sha256 and not matching:
@@ -232,6 +234,12 @@ def restore_best(folder: Path,
     if matching: matching[0].replace(folder/BEST)
     for path in found:
         if path.name == PREVIOUS or not matching: path.unlink(missing_ok=True)
+
+def replace_best(folder: Path, clone: keras.Model) -> str:
+    "Write the weights of the best epoch, keep the previous ones until the next checkpoint, and return the checksum."
+    if (folder/BEST).exists(): (folder/BEST).replace(folder/PREVIOUS)
+    with atomic_write(folder/BEST) as temporary: clone.save_weights(temporary)
+    return checksum(folder/BEST)
 
 # %% ../../nbs/34_train.ipynb #3e5184aa
 class CheckpointCallback(keras.callbacks.Callback):
@@ -244,8 +252,6 @@ class CheckpointCallback(keras.callbacks.Callback):
         super().__init__()
         self.run, self.folder, self.clone, self.batches = run, run/'checkpoint', clone, batches
         self.progress = dict(best=best, best_epoch=best_epoch, best_sha256=best_sha256)
-        self.folder.mkdir(exist_ok=True)
-        remove_leftovers(self.folder)
         restore_best(self.folder, best_sha256)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -257,15 +263,12 @@ class CheckpointCallback(keras.callbacks.Callback):
         self.batches.set_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs):
-        if logs['val_accuracy'] > self.progress['best']: self.save_best(float(logs['val_accuracy']), epoch + 1)
+        accuracy = float(logs['val_accuracy'])
+        if accuracy > self.progress['best']:
+            best_sha256 = replace_best(self.folder, self.clone)
+            self.progress = dict(best=accuracy, best_epoch=epoch + 1, best_sha256=best_sha256)
         metrics = {name: float(value) for name, value in logs.items()}
         append_history(self.run, epoch=epoch+1, **metrics, seconds=round(time.perf_counter() - self.start, 2))
-
-    def save_best(self, accuracy: float, epoch: int):
-        "Write the weights of the best epoch so far, and keep the previous ones until the next checkpoint."
-        if (self.folder/BEST).exists(): (self.folder/BEST).replace(self.folder/PREVIOUS)
-        with atomic_write(self.folder/BEST) as temporary: self.clone.save_weights(temporary)
-        self.progress = dict(best=accuracy, best_epoch=epoch, best_sha256=checksum(self.folder/BEST))
 
 # %% ../../nbs/34_train.ipynb #34a00041
 class DivergenceCallback(keras.callbacks.Callback):
