@@ -1,4 +1,17 @@
 """`python -m fer2013_cnn` is the command `fer2013`."""
-from .cli import main
+import os
+import sys
 
-if __name__ == '__main__': main()
+
+def main():
+    "Run the command line. Ctrl-C while it is being imported ends it in one line."
+    try:
+        from .cli import main
+        main()
+    except KeyboardInterrupt: sys.exit('fer2013: stopped')
+
+
+if __name__ == '__main__':
+    here, package = os.path.realpath(sys.path[0]), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if here == os.path.realpath(os.getcwd()) != package: del sys.path[0]  # a numpy.py there is not meant
+    main()

@@ -6,12 +6,14 @@
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'Model', 'Detector', 'Tta', 'Paths', 'Csv',
            'JsonLines',
            'Draw', 'Cropped', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames', 'print_version',
-           'commands', 'main', 'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train',
-           'choose_config', 'evaluate', 'print_metrics', 'models', 'predict', 'check_predict_options', 'print_faces',
-           'export', 'demo', 'serve', 'report', 'print_reports', 'make_report']
+           'commands', 'interrupt', 'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell',
+           'print_table', 'read_data', 'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models',
+           'predict', 'check_predict_options', 'print_faces', 'export', 'demo', 'serve', 'report', 'print_reports',
+           'make_report']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
+import signal
 import sys
 from numbers import Integral
 from pathlib import Path
@@ -37,20 +39,49 @@ def commands(version: Annotated[bool, typer.Option('--version', callback=print_v
                  'Print the version and exit.'))] = False): pass
 
 # %% ../nbs/70_cli.ipynb #2d906d00
-def main():
-    "Run the command line; the console script `fer2013`."
+def interrupt(number, frame): raise KeyboardInterrupt
+
+def prepare_process():
+    "Let SIGTERM and SIGHUP end the process as Ctrl-C does; replace closed standard streams."
+    for name in ('SIGTERM', 'SIGHUP'):  # SIGHUP: the terminal was closed; ignored below `nohup`
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL: signal.signal(number, interrupt)
+    if sys.stdout is None: sys.stdout = open(os.devnull, 'w')
+    if sys.stderr is None: sys.stderr = open(os.devnull, 'w')
     sys.stdout.reconfigure(errors='backslashreplace')  # file names may contain any bytes
     if not sys.stderr.isatty(): os.environ.setdefault('TQDM_DISABLE', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    try: sys.exit(app(prog_name='fer2013', standalone_mode=False))
+
+# %% ../nbs/70_cli.ipynb #4eb4810e
+def run_app() -> int | str | None:
+    "Run the command line; return the exit status, or the line that says why it failed."
+    try: status = app(prog_name='fer2013', standalone_mode=False)
     except TyperException as error:
-        message = error.format_message()  # empty if no command was given: then the help was printed
-        sys.exit(f'fer2013: {message.rstrip(".")}: see {error.ctx.command_path} --help' if message else 2)
-    except typer.Abort: sys.exit('fer2013: stopped')
-    except ValueError as error:
-        from fer2013_cnn.core import UserError  # imports pandas, which --help does not need
-        if not isinstance(error, UserError): raise
-        sys.exit(f'fer2013: {error}')
+        from fer2013_cnn.core import printable  # imports pandas, which --help does not need
+        message = printable(error.format_message())  # empty if no command was given: then the help was printed
+        return f'fer2013: {message.rstrip(".")}: see {error.ctx.command_path} --help' if message else 2
+    except typer.Abort: return 'fer2013: stopped'
+    except BrokenPipeError: raise
+    except (OSError, ValueError) as error:
+        from fer2013_cnn.core import disk_error, printable, UserError
+        if isinstance(error, UserError): return f'fer2013: {error}'
+        if isinstance(error, ValueError): raise
+        return f"fer2013: {printable(error.filename or 'the output')}: {disk_error(error)}"
+    return 'fer2013: stopped' if status == 130 else status
+
+# %% ../nbs/70_cli.ipynb #fce6eba4
+def main():
+    "Run the command line; the console script `fer2013`."
+    try:
+        prepare_process()
+        status = run_app()
+        sys.stdout.flush()
+    except KeyboardInterrupt: status = 'fer2013: stopped'
+    except BrokenPipeError: status = 1
+    except OSError as error: status = f'fer2013: the output cannot be written ({error.strerror})'
+    try: sys.stdout.flush()
+    except (OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes it again at exit
+    sys.exit(status)
 
 # %% ../nbs/70_cli.ipynb #c11a0008
 Data = Annotated[Optional[str], typer.Option(metavar='PATH|kaggle|sample', help=(
@@ -84,8 +115,9 @@ def parse_assignments(items: list[str]) -> dict[str, str]:
 
 # %% ../nbs/70_cli.ipynb #c11a0014
 def format_cell(value) -> str:
-    "Integers with thousands separators, anything else as text."
-    return f'{value:,}' if isinstance(value, Integral) else str(value)
+    "Integers with thousands separators, anything else as one line of text."
+    from fer2013_cnn.core import printable
+    return f'{value:,}' if isinstance(value, Integral) else printable(value)
 
 # %% ../nbs/70_cli.ipynb #3a505d99
 def print_table(table, title: str):
@@ -94,23 +126,24 @@ def print_table(table, title: str):
     from rich.console import Console
     from rich.table import Column, Table
     numeric = [all(isinstance(value, Integral) for value in table[name]) for name in table.columns]
-    columns = [Column(str(name), justify='right' if is_number else 'left')
+    columns = [Column(format_cell(name), justify='right' if is_number else 'left')
                for name, is_number in zip(table.columns, numeric)]
-    out = Table('', *columns, title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    out = Table('', *columns, title=format_cell(title), title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
                 collapse_padding=True)
     for name, row in table.iterrows():
-        out.add_row(' · '.join(name) if isinstance(name, tuple) else str(name), *map(format_cell, row))
+        out.add_row(format_cell(' · '.join(name) if isinstance(name, tuple) else str(name)), *map(format_cell, row))
     Console(markup=False, emoji=False, highlight=False).print(out)
 
 # %% ../nbs/70_cli.ipynb #c11a0015
 def read_data(data: str | None, cache: Path | None, on_bad: str = 'raise', verify: bool = False):
     "Load a data set; print which one was chosen and why, and what was skipped."
+    from fer2013_cnn.core import say
     from fer2013_cnn.data.load import find_data, load_data
     source, reason = find_data(data)
-    print(f'Data: {source} ({reason}).')
+    say(f'Data: {source} ({reason}).')
     dataset = load_data(source, cache, on_bad, verify)
-    for note in dataset.notes: print(note)
-    if dataset.skipped: print(f'{len(dataset.skipped):,} skipped:', *dataset.skipped[:10], sep='\n')
+    say(*dataset.notes)
+    if dataset.skipped: say(f'{len(dataset.skipped):,} skipped:', *dataset.skipped[:10])
     if len(dataset.skipped) > 10: print('...')
     return dataset
 
@@ -142,7 +175,7 @@ def train(data: Data = None,
               'Resume the stopped training in --run from its last finished epoch; needs the same --data.'))] = False,
           cache: Cache = None, on_bad: OnBad = 'raise'):
     "Fit a network on Training, select its epoch on PublicTest, write the run folder."
-    from fer2013_cnn.core import UserError
+    from fer2013_cnn.core import say, UserError
     from fer2013_cnn.training import loop  # before the data are read: it says if an extra is missing
     from fer2013_cnn.training.run import new_run
     if resume and (not run or preset or model or from_ or seed is not None or set_):
@@ -152,17 +185,17 @@ def train(data: Data = None,
     changes.update({name: value for name, value in dict(model=model, seed=seed).items() if value is not None})
     dataset = read_data(data, cache, on_bad)
     config = choose_config(dataset, run, preset, from_, changes, resume)
-    print(f'Training {config.model} for {config.epochs} epochs on {dataset.name} ({dataset.description}).')
+    say(f'Training {config.model} for {config.epochs} epochs on {dataset.name} ({dataset.description}).')
     run = loop.train(dataset, None if resume else config, run or new_run())
-    print(f'Done: {run}. Next: fer2013 evaluate {run}')
+    say(f'Done: {run}. Next: fer2013 evaluate {run}')
 
 # %% ../nbs/70_cli.ipynb #c11a0016
 def choose_config(dataset, run: Path | None, preset: str | None, from_: str | None, changes: dict, resume: bool):
     "The `TrainConfig` of a run that is resumed, for fine-tuning, or of a preset with changes."
     from fer2013_cnn.core import read_run
-    from fer2013_cnn.training.config import TrainConfig, default_preset, make_config
+    from fer2013_cnn.training.config import default_preset, make_config, recorded_config
     from fer2013_cnn.training.finetune import finetune_config
-    if resume: return TrainConfig(**read_run(run)['config'])
+    if resume: return recorded_config(read_run(run))
     if from_: return finetune_config(from_, **changes)
     return make_config(preset or default_preset(dataset), **changes)
 
@@ -177,7 +210,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help='Folder of a finished run.
                  help='fer2013new.csv of FER+: also score against its majority labels.')] = None,
              data: Data = None, cache: Cache = None):
     "Compute metrics of a run with 95 % confidence intervals."
-    from fer2013_cnn.core import SPLITS, check_choice, read_run
+    from fer2013_cnn.core import SPLITS, check_choice, read_run, say
     from fer2013_cnn.data.load import load_ferplus
     from fer2013_cnn.evaluation.metrics import evaluate_run
     from fer2013_cnn.training.run import predictions_path
@@ -189,7 +222,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help='Folder of a finished run.
         from fer2013_cnn.training.loop import predict_split
         predict_split(run, dataset, split, tta)
     print_metrics(evaluate_run(run, split, votes, tta), f"{split}: {run_info['data']['description']}")
-    print(f"More: {run/'metrics.json'}. As a page: fer2013 report --model {run}")
+    say(f"More: {run/'metrics.json'}. As a page: fer2013 report --model {run}")
 
 # %% ../nbs/70_cli.ipynb #c11a0019
 def print_metrics(metrics: dict, title: str):
@@ -239,20 +272,21 @@ def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = 
             external: External = False, pixel_range: PixelRange = '0-255', class_names: ClassNames = ''):
     "Find faces and predict their emotions. Not for decisions about people."
     from fer2013_cnn.model.inference import open_classifier, usage_notice
-    from fer2013_cnn.prediction.images import predict_images, result_files
+    from fer2013_cnn.core import printable, say
+    from fer2013_cnn.prediction.images import drawing_folder, predict_images, result_files
     from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
     videos = expand_videos(paths)
     check_predict_options(videos, cropped, stride, smooth, plot)
     classifier = open_classifier(model, external, pixel_range, class_names)
-    with result_files(csv, json) as keep:
+    with drawing_folder(draw), result_files(csv, json) as keep:
         for video in videos or [None]:
             if video: faces, summary = predict_video_file(video, classifier, detector, stride, smooth, keep, draw)
             else: faces, summary = predict_images(paths, classifier, cropped, detector, keep, draw)
             if not (csv or json): print_faces(faces)
-            print(f'{video}: {summary}' if video else summary)
-    print(usage_notice(model))
+            print(f'{printable(video)}: {summary}' if video else summary)
+    say(usage_notice(model))
     for what, path in (('Faces', csv), ('Faces', json), ('Images', draw)):
-        if path: print(f'{what}: {path}')
+        if path: say(f'{what}: {path}')
     if plot: save_plot(faces, plot)
 
 # %% ../nbs/70_cli.ipynb #c11a0025
@@ -288,6 +322,7 @@ def export(network: Annotated[str, typer.Argument(metavar='RUN|NAME', help="A ru
            to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder for the files.')] = Path('.'),
            data: Data = None, cache: Cache = None):
     "Write a network for another runtime and compare its predictions on PublicTest."
+    from fer2013_cnn.core import say
     from fer2013_cnn.prediction.export import export_network
     dataset = read_data(data, cache)
     paths, table = export_network(network, dataset, format_, int8, to)
@@ -295,7 +330,7 @@ def export(network: Annotated[str, typer.Argument(metavar='RUN|NAME', help="A ru
     for column in ('accuracy', 'same predictions'): shown[column] = table[column].map('{:.1%}'.format)
     for column in ('mean difference', 'largest difference'): shown[column] = table[column].map('{:.1g}'.format)
     print_table(shown, f'PublicTest: {dataset.description}')
-    for path in paths: print(f'Written: {path}')
+    for path in paths: say(f'Written: {path}')
 
 # %% ../nbs/70_cli.ipynb #a0401d89
 @app.command()
@@ -334,11 +369,12 @@ def report(name: Annotated[str, typer.Argument(help='evaluate, compare_runs, dat
            on_bad: Annotated[Optional[str], typer.Option(metavar='raise|skip', help=(
                'What to do with unusable rows and images.'))] = None):
     "Run a report notebook with papermill and write report.html."
+    from fer2013_cnn.core import say
     if list_: return print_reports()
     options = dict(data=data, preset=preset, run=run, model=model, seed=seed, cache=cache, on_bad=on_bad)
     given = {option: value for option, value in options.items() if value is not None}
     page = make_report(name, given | parse_assignments(parameter))
-    print(f"Report: {page}{' and .pdf' if page.with_suffix('.pdf').exists() else ''}")
+    say(f"Report: {page}{' and .pdf' if page.with_suffix('.pdf').exists() else ''}")
 
 # %% ../nbs/70_cli.ipynb #c11a0031
 def print_reports():

@@ -141,7 +141,7 @@ def test_a_rotated_photo_is_turned_upright():
 @pytest.mark.parametrize('paths, official, message', [
     (['joy/Training_1.png'], True, 'joy/Training_1.png: unknown class folder, expected angry'),
     (['1.png'], False, '1.png is in no class folder'),
-    ([f'{i}/1.png' for i in range(256)], False, '256 class folders, expected at most 255')])
+    ([f'{i}/1.png' for i in range(256)], False, 'class folders: expected a list of 1 to 255 class names')])
 def test_invalid_class_folders(paths, official, message):
     with pytest.raises(UserError, match=message):
         find_classes(paths, official)
@@ -264,7 +264,7 @@ def test_a_damaged_image_can_be_skipped(sources):
 def test_a_gzip_file_has_a_maximum_size(sources, monkeypatch):
     monkeypatch.setattr(tables, 'TABLE_LIMIT', 10_000)
     monkeypatch.setattr(folders, 'TABLE_LIMIT', 10_000)
-    with pytest.raises(UserError, match='^gzip: .*expected at most 10,000 bytes'):
+    with pytest.raises(UserError, match='^gzip: it unpacks to more than 10,000 bytes'):
         read_dataset(sources/'gzip')
 
 

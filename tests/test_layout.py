@@ -5,8 +5,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from configparser import ConfigParser
 from functools import cache
+from importlib.metadata import packages_distributions
 
 import pytest
 from common import BIN, NOTEBOOKS, REPORTS, ROOT, call
@@ -57,7 +59,7 @@ def code_of(page):
     "Code cells of a notebook, without shell and magic lines."
     cells = json.loads((ROOT/page).read_text())['cells']
     sources = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
-    return [re.sub(r'(?m)^\s*[%!].*$', '', source) for source in sources]
+    return [re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source) for source in sources]
 
 
 @cache
@@ -114,6 +116,34 @@ if not find_spec('fer2013_cnn'):  # on Colab or Kaggle: install the package, fet
         cells = json.loads((ROOT/path).read_text())['cells']
         first = next(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code')
         assert re.sub(r'(?m)^#\|.*\n', '', first) == wanted, path.name
+
+
+def imported(source):
+    "Top-level modules that a piece of code imports, other packages' only."
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import): names |= {alias.name.split('.')[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and not node.level: names.add(node.module.split('.')[0])
+    return names - {*sys.stdlib_module_names, 'fer2013_cnn'}
+
+
+def canonical(name): return re.sub('[-_.]+', '-', name).lower()
+
+
+def test_every_dependency_is_imported_or_has_a_reason_and_every_import_is_declared():
+    "Of the package, the notebooks, the tests and the tools; atheris is installed by hand, see tools/fuzz.py."
+    own = {path.stem for path in [*(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py')]}
+    sources = [path.read_text() for name in ('fer2013_cnn', 'tests', 'tools') for path in (ROOT/name).rglob('*.py')]
+    used = {module for source in sources for module in imported(source)}
+    used |= {module for page in [*NOTEBOOKS, *REPORTS] for source in code_of(page) for module in imported(source)}
+    provided = packages_distributions()
+    used = {canonical(name) for module in used - own - {'atheris'} for name in provided[module]}
+    text = (ROOT/'settings.ini').read_text()
+    lines = re.findall(r'(?m)^(?:\w+_)?requirements = (.*)$', text)
+    declared = {canonical(re.match(r'[\w.-]+', item)[0]) for line in lines for item in line.split() if item[0] != '%'}
+    reasons = {canonical(name) for name in re.findall(r'(?m)^# ([\w.-]+): ', text)}
+    assert declared - used == reasons and reasons <= declared
+    assert used <= declared
 
 
 def test_every_page_opens_with_title_and_summary():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer2013_cnn.core import CLASSES, OFFICIAL_COUNTS, SPLITS, UNKNOWN, UserError
+from fer2013_cnn.core import checksum, CLASSES, OFFICIAL_COUNTS, SPLITS, UNKNOWN, UserError
 from fer2013_cnn.data.audit import audit, describe_findings, exact_groups, near_groups, near_pairs, not_leaked
 from fer2013_cnn.data.folders import read_dataset
 from fer2013_cnn.data.load import (
@@ -164,6 +164,7 @@ def test_verify_finds_damage_that_left_the_times_unchanged(faces, tmp_path):
     metadata = json.loads((entry/'about.json').read_text())
     metadata['states']['images'] = file_state(entry/'images.npy')
     (entry/'about.json').write_text(json.dumps(metadata))
+    (entry/'checksum').write_text(checksum(entry/'about.json'))
     assert read_cache(entry).fingerprint == original.fingerprint
     assert read_cache(entry, verify=True) is None
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..core import checksum, Dataset, machine_info, read_run, SHAPE, SPLITS, UNKNOWN, UserError, utc_now
 from ..data.audit import brightness, not_leaked
 from ..model.zoo import keras
-from ..model.inference import (adapt_input, class_order, is_run,
+from ..model.inference import (adapt_input, class_order, count_outputs, is_run,
     load_network, open_network, own_class_names, WEIGHTS)
 from ..model.tta import predict_proba
 from ..training.run import (describe_data, load_predictions, Predictions, predictions_path,
@@ -34,11 +34,11 @@ def predict_external(network: keras.Model,
                     ) -> Predictions:             # in the class order of the data, rows scaled to sum to 1
     "Predict a split with any network. Raises `UserError` if its input, output or classes do not fit."
     indices = dataset.indices(split)
-    order = class_order(class_names, dataset.class_names, network.output_shape[-1])
+    order = class_order(class_names, dataset.class_names, count_outputs(network))
     images, labels = dataset.images[indices], dataset.labels[indices]
     probabilities = predict_proba(network, adapt_input(network, images, pixel_range), tta)[:, order]
-    if not (probabilities >= 0).all():
-        raise UserError('the network returns negative numbers, expected probabilities: end it with a softmax')
+    if not (probabilities >= 0).all() or not (probabilities.sum(1) > 0).all():
+        raise UserError('the network returns negative numbers or none, expected probabilities: end it with a softmax')
     return Predictions(indices, labels, probabilities/probabilities.sum(1, keepdims=True), not_leaked(dataset)[indices],
                        np.array(dataset.class_names), brightness(images), split)
 

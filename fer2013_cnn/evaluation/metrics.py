@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import require, UNKNOWN, UserError, write_json
+from ..core import only_process, require, UNKNOWN, UserError, write_json
 from ..data.load import ferplus_majority
 from ..training.run import load_predictions, Predictions, predictions_path, read_metrics
 require('evaluate', 'scipy', 'sklearn')
@@ -232,6 +232,7 @@ def prediction_subsets(predictions: Predictions,
         third = np.searchsorted(limits, predictions.brightness, side='right')
         for i, name in enumerate(('dark', 'middle', 'bright')): subsets[name] = predictions.subset(third == i)
     if votes is not None:
+        if predictions.indices.max() >= len(votes): raise UserError('the votes belong to another data set')
         majority = ferplus_majority(votes)[predictions.indices]
         subsets['ferplus'] = replace(predictions, labels=majority).subset(majority != UNKNOWN)
     return {name: subset for name, subset in subsets.items() if len(subset.labels)}
@@ -249,12 +250,12 @@ def evaluate_run(run: str | Path,             # a run with predictions
                  tta: int = 1                 # 1, 2 or 10
                 ) -> dict:                    # the metrics of the split, `temperature_scaled` among them
     "Evaluate the predictions of a split and write the metrics to metrics.json; the temperature is that of PublicTest."
-    predictions, all_metrics = load_predictions(run, split, tta), read_metrics(run)
+    predictions = load_predictions(run, split, tta)
     metrics = evaluate(predictions, votes)
     if predictions_path(run, 'PublicTest', tta).exists():
         temperature = fit_temperature(load_predictions(run, 'PublicTest', tta))
         scaled = summarize_predictions(apply_temperature(predictions, temperature))
         metrics['temperature_scaled'] = dict(temperature=temperature, **scaled)
     key = split if tta == 1 else f'{split}, TTA {tta}'
-    write_json(Path(run)/'metrics.json', all_metrics | {key: metrics})
+    with only_process(Path(run), wait=10): write_json(Path(run)/'metrics.json', read_metrics(run) | {key: metrics})
     return metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import atomic_write, Dataset, read_run, require, show_faces
+from ..core import atomic_write, Dataset, read_run, require, show_faces, writing
 from ..training.run import load_predictions, Predictions, read_history
 from .metrics import confusion, confusion_intervals, confusion_metrics, reliability_table
 from .tables import format_percent
@@ -225,7 +225,7 @@ def save_figure(run: str | Path,
     from IPython.display import Image
     if read_run(run)['data']['synthetic']: mark_synthetic(fig)
     folder = Path(run)/'figures'
-    folder.mkdir(exist_ok=True)
+    with writing(folder): folder.mkdir(exist_ok=True)
     with plt.rc_context({'svg.hashsalt': name, 'svg.fonttype': 'none'}):
         for suffix, options in FIGURE_FORMATS.items():
             with atomic_write(folder/f'{name}.{suffix}') as temporary: fig.savefig(temporary, format=suffix, **options)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'ACCURACY_METRICS', 'PROBABILITY_METRICS', 'CLASS_METRIC_NAMES', 'PERCENTAGES', 'CARD_FACTS',
-           'CARD_METRICS', 'FER2013_LIMITS', 'LICENCES', 'SYNTHETIC_LIMITS', 'CARD_TAGS', 'format_percent',
-           'format_number', 'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table', 'metric_table',
-           'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'training_data', 'badges', 'badge_line',
-           'headline_html', 'data_paragraph', 'base_names', 'extra_targets', 'protocol_paragraph', 'card_metrics',
-           'card_facts', 'card_score_rows', 'card_duration', 'card_training', 'card_limits', 'card_precision',
-           'card_results', 'card_header', 'card_text', 'write_card', 'pretrained_accuracy']
+           'CARD_METRICS', 'FER2013_LIMITS', 'LICENCES', 'SYNTHETIC_LIMITS', 'CARD_TAGS', 'escape_markdown',
+           'format_percent', 'format_number', 'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table',
+           'metric_table', 'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'training_data',
+           'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
+           'protocol_paragraph', 'card_metrics', 'card_facts', 'card_score_rows', 'card_duration', 'card_training',
+           'card_limits', 'card_precision', 'card_results', 'card_header', 'card_text', 'write_card',
+           'pretrained_accuracy']
 
 # %% ../../nbs/41_evaluate.tables.ipynb #1586b464
 from html import escape
@@ -17,10 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import atomic_write, read_run, require, SPLITS, UserError
+from ..core import atomic_write, printable, read_run, require, SPLITS, UserError
 from ..model.inference import pretrained_card, pretrained_names, WEIGHTS
 from ..training.run import read_metrics
 from .metrics import SUBSETS
+
+# %% ../../nbs/41_evaluate.tables.ipynb #65a7660e
+def escape_markdown(text) -> str:
+    "Text as Markdown that shows exactly this text."
+    plain = (char if char.isalnum() or char in ' .,/_-()@%+' else f'&#{ord(char)};' for char in printable(text))
+    return ''.join(plain).replace('__', '&#95;&#95;')
 
 # %% ../../nbs/41_evaluate.tables.ipynb #857da2aa
 def format_percent(value: float,   # 0 to 1; None if undefined
@@ -119,7 +126,8 @@ def headline_markdown(metrics: dict,  # of PrivateTest
                      ) -> str:        # Markdown
     "State accuracy and macro-F1 in a sentence, and the accuracy on the images that are not leaked in a second one."
     data, accuracy = run_info['data'], format_metric(metrics, 'accuracy')
-    faces = 'synthetic faces (not FER2013)' if data['synthetic'] else f"PrivateTest faces of {escape(data['name'])}"
+    name = escape_markdown(data['name'])
+    faces = 'synthetic faces (not FER2013)' if data['synthetic'] else f'PrivateTest faces of {name}'
     text = (f"> **{accuracy}** of {metrics['n']:,} {faces} are classified correctly; "
             f"macro-F1 is {format_metric(metrics, 'macro_f1')}.")
     if part := not_leaked_metrics(metrics):
@@ -179,7 +187,8 @@ def data_paragraph(data: dict,   # the entry `data` of run.json
     "Name, size, description and reading notes of the data."
     total = sum(sum(row.values()) for row in data['counts'].values())
     description = data['description'][0].upper() + data['description'][1:]
-    sentences = [f"**Data**: {escape(data['name'])}, {total:,} faces ({reason}). {description}.", *data['notes']]
+    name, notes = escape_markdown(data['name']), map(escape_markdown, data['notes'])
+    sentences = [f"**Data**: {name}, {total:,} faces ({reason}). {escape_markdown(description)}.", *notes]
     if data['skipped']: sentences.append(f"{data['skipped']:,} unusable rows or images were skipped.")
     return ' '.join(sentences)
 
@@ -193,7 +202,7 @@ def extra_targets(config: dict) -> str:
     text = f", starting from {base_names(config['start_from'])}" if config.get('start_from') else ''
     text += ', with FER+ votes as a second target' if config.get('ferplus_csv') else ''
     if config.get('teacher'):
-        teacher = base_names(config['teacher']).replace('`', '')
+        teacher = printable(base_names(config['teacher'])).replace('`', '')
         text += f", distilled from `{teacher}` (weight {config['distillation_weight']:g})"
     return text
 
@@ -203,15 +212,15 @@ def protocol_paragraph(run_info: dict,  # run.json
                       ) -> str:         # Markdown
     "Describe the data and the protocol of a run."
     data, config, trained_on = run_info['data'], run_info.get('config'), training_data(run_info)
-    faces = {split: f'{sum(row.values()):,}' for split, row in data['counts'].items()}
+    faces = {split: f"{sum(data['counts'][split].values()):,}" for split in SPLITS}
     opened = f"PrivateTest ({faces['PrivateTest']} faces) was opened {n_times(len(run_info['private_test_opened']))}"
     if not run_info['private_test_opened']: opened = 'PrivateTest was not opened'
     if trained_on is None:
         protocol = ('the training of this network is unknown. If it has seen the test faces, its metrics are '
                     f'meaningless. {opened} here.')
     elif trained_on['fingerprint'] != data['fingerprint']:
-        protocol = (f"the network was trained on {escape(trained_on['name'])}, not on this data; the test faces were "
-                    f'not compared with its training faces. {opened}.')
+        protocol = (f"the network was trained on {escape_markdown(trained_on['name'])}, not on this data; the test "
+                    f'faces were not compared with its training faces. {opened}.')
     else:
         epoch = f"Epoch {run_info['selected_epoch']} of {config['epochs']}"
         protocol = (f"trained on {faces['Training']} Training faces{extra_targets(config)}. {epoch} was selected on "
@@ -266,11 +275,12 @@ def card_training(card: dict) -> str:
     if not config:
         return ('* **Training**: unknown, and whether the network has seen the test faces as well. '
                 f"SHA-256 of its file: `{card['network_sha256']}`.")
-    settings = ', '.join(f'{name}={value}' for name, value in config.items() if value != '')
+    settings = ', '.join(f'{name}={escape_markdown(value)}' for name, value in config.items() if value != '')
     commit = f" at commit {card['git_commit']}" if card['git_commit'] else ''
-    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''} of {machine['processor']}"
-    return (f"* **Trained on**: {data['name']}{extra_targets(config)}. Epoch {card['selected_epoch']} of "
-            f"{config['epochs']} was selected on {card['selected_on']}, which makes its metrics slightly optimistic.\n"
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''} of {escape_markdown(machine['processor'])}"
+    return (f"* **Trained on**: {escape_markdown(data['name'])}{extra_targets(config)}. "
+            f"Epoch {card['selected_epoch']} of {config['epochs']} was selected on {card['selected_on']}, "
+            'which makes its metrics slightly optimistic.\n'
             f'* **Configuration**: {settings}.\n'
             f"* **Made by**: `fer2013 train`{commit}, {card_duration(card)} on {cores}, {card['backend']} backend, "
             'one seed.')
@@ -337,8 +347,9 @@ def card_text(name: str,  # the heading
     load = f": `fer2013_cnn.load_pretrained('{name}')`" if packaged else ''
     leaks = ' *Not leaked*: faces without a pixel-identical copy in Training.' if 'not leaked' in rows else ''
     views = 'No test-time augmentation (TTA)' if tta == 1 else f'Test-time augmentation with {tta} views (TTA {tta})'
+    tested = f"{escape_markdown(data['name'])} ({escape_markdown(data['description'])})"
     opened = n_times(len(card['private_test_opened']))
-    return f"""{card_header(name, card)}# {name}
+    return f"""{card_header(name, card)}# {escape_markdown(name)}
 
 One network, {card['parameters']:,} parameters{load}.
 
@@ -348,7 +359,7 @@ One network, {card['parameters']:,} parameters{load}.
 
 In brackets: 95 % bootstrap intervals.{leaks} {views}. Nothing was chosen on PrivateTest; it was opened {opened}.
 
-* **Tested on**: {data['name']} ({data['description']}), fingerprint `{data['fingerprint']}`.
+* **Tested on**: {tested}, fingerprint `{data['fingerprint']}`.
 {card_training(card)}{card_precision(card)}{LICENCES if packaged else ''}
 * **Limits of use**: {card_limits(card)}
 """

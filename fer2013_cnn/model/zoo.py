@@ -15,11 +15,14 @@ import os
 import numpy as np
 import pandas as pd
 
-from ..core import check_choice, CLASSES, quiet_stderr, require, SHAPE
+from ..core import check_choice, CLASSES, quiet_stderr, require, SHAPE, UserError
 require('train', 'keras')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # both are read once, when TensorFlow is first imported
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # the faster convolutions, off by default on many processors
-with quiet_stderr(): import keras
+try:
+    with quiet_stderr(): import keras
+except (ImportError, ValueError) as error:  # of the backend in $KERAS_BACKEND or in keras.json
+    raise UserError(f'Keras cannot be imported ({error}): set KERAS_BACKEND=tensorflow') from None
 from keras import layers
 logging.getLogger('tensorflow').setLevel(logging.ERROR)  # no hints about retracing
 

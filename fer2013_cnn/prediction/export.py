@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import (atomic_write, check_choice, checksum, Dataset,
+from ..core import (atomic_write, check_choice, checksum, Dataset, local_path,
     quiet_stderr, require, SHAPE, UserError, write_json, writing)
 from ..model.zoo import build_model, keras
 from ..model.inference import (load_network, load_pretrained, open_network,
@@ -190,12 +190,14 @@ def check_export(source: str, dataset: Dataset, metadata: dict, format: str, int
 
 # %% ../../nbs/53_predict.export.ipynb #e0000011
 def export_paths(source: str, format: str, int8: bool, folder: str | Path) -> dict[str, Path]:
-    "The files to write: 'float' and perhaps 'int8' → path. Raises `UserError` if one exists."
+    "The files to write: 'float' and perhaps 'int8' → path; creates the folder. Raises `UserError` if one exists."
+    folder = local_path(folder)
     name, suffix = Path(source).resolve().name, EXPORT_FORMATS[format]
-    paths = {'float': Path(folder)/f'{name}{suffix}'}
-    if int8: paths['int8'] = Path(folder)/f'{name}-int8{suffix}'
+    paths = {'float': folder/f'{name}{suffix}'}
+    if int8: paths['int8'] = folder/f'{name}-int8{suffix}'
     for path in paths.values():
         if path.exists(): raise UserError(f'{path} exists already: remove it, or choose another folder with --to')
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     return paths
 
 # %% ../../nbs/53_predict.export.ipynb #0b3d6b9f
@@ -216,13 +218,12 @@ def export_network(source: str,              # a run folder, 'small' or 'base'
     network, metadata = open_network(source)
     check_export(source, dataset, metadata, format, int8)
     paths = export_paths(source, format, int8, folder)
-    with writing(folder): Path(folder).mkdir(parents=True, exist_ok=True)
     indices = dataset.indices('PublicTest')
     images, labels = dataset.images[indices], dataset.labels[indices]
     expected = network.predict(images[..., None], batch_size=256, verbose=0)
     table = {'Keras': dict(bytes=0) | compare_outputs(expected, expected, labels)}
     for kind, path in paths.items():
-        with tempfile.TemporaryDirectory(dir=folder, prefix='.') as scratch:
+        with writing(path), tempfile.TemporaryDirectory(dir=folder, prefix='.') as scratch:
             temporary = Path(scratch)/path.name
             calibration = calibration_images(dataset) if kind == 'int8' else None
             write_exported(network, format, temporary, dataset.class_names, calibration)
@@ -262,7 +263,7 @@ def package_run(run: str | Path,        # finished, and evaluated on both test s
                ) -> Path:               # the card
     "Write NAME.npz, NAME.json and NAME.md of a run."
     card, network = card_facts(Path(run)), load_network(run)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     pack_weights(network, folder/f'{name}.npz')
     packed = build_model(card['config']['model'], len(card['data']['class_names']))
     unpack_weights(packed, folder/f'{name}.npz')

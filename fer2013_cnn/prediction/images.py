@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['BOX', 'RESERVED_COLUMNS', 'EMOTION_COLORS', 'to_frame', 'class_columns', 'add_image_column', 'crop_faces',
            'ImageResult', 'open_and_crop', 'predict_crops', 'iter_images', 'check_any_read', 'predict_faces',
-           'draw_label', 'draw_face', 'annotate', 'open_result', 'json_line', 'result_files', 'unused_path',
-           'save_annotated', 'quantity', 'count_emotions', 'format_summary', 'predict_images']
+           'draw_label', 'draw_face', 'annotate', 'open_result', 'append_text', 'json_line', 'result_files',
+           'drawing_folder', 'unused_path', 'save_annotated', 'quantity', 'count_emotions', 'format_summary',
+           'predict_images']
 
 # %% ../../nbs/51_predict.ipynb #08e32193
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..core import check_choice, progress_bar, SHAPE, UserError, writing
+from ..core import (atomic_write, check_choice, csv_text, disk_error, local_path, only_process, printable,
+    progress_bar, remove_leftovers, say, SHAPE, UserError, WriteError, writing)
 from ..data.folders import to_grey
 from ..model.inference import Classifier, open_classifier
 from .faces import crop_face, DETECTORS, find_faces, find_images, open_image
@@ -173,12 +176,21 @@ def annotate(image,                       # see `open_image`
 
 # %% ../../nbs/51_predict.ipynb #ff204d85
 def open_result(path: Path):
-    "Open a new text file for writing; its folder is created. An existing file raises `UserError`."
-    path = Path(path)
-    if path.is_file(): raise UserError(f'{path} exists already: remove it, or choose another name')
+    "Open a new file for writing, unbuffered; its folder is created. An existing file raises `UserError`."
+    path = local_path(path)
+    special = path.exists() and not path.is_file()  # a device, or a pipe, which must have a reader
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, 'w', encoding='utf-8', errors='backslashreplace', newline='')
+        try: descriptor = os.open(path, os.O_WRONLY | (os.O_NONBLOCK if special else os.O_CREAT | os.O_EXCL), 0o666)
+        except FileExistsError:
+            raise UserError(f'{path} exists already: remove it, or choose another name') from None
+        if special: os.set_blocking(descriptor, True)
+        return open(descriptor, 'wb', buffering=0)
+
+def append_text(file, text: str):
+    "Write text at once, so that a killed process leaves complete lines."
+    data = memoryview(text.encode(errors='backslashreplace'))
+    while data: data = data[file.write(data):]
 
 def json_line(image: str, faces: pd.DataFrame, error: str = '', **extra) -> str:
     "The result of an image as a line of JSON; `extra` are more values for it, such as a time."
@@ -198,30 +210,38 @@ def result_files(csv: str | Path | None = None,
         def write_result(image: str, faces: pd.DataFrame, error: str = '', **extra):
             nonlocal header
             try:
-                if csv_file:
-                    add_image_column(image, faces).to_csv(csv_file, index=False, header=header)
-                    csv_file.flush()
-                    header = False
-                if json_file:
-                    json_file.write(json_line(image, faces, error, **extra))
-                    json_file.flush()
+                if csv_file: append_text(csv_file, csv_text(add_image_column(image, faces), header))
+                if json_file: append_text(json_file, json_line(image, faces, error, **extra))
             except OSError as problem:
-                stack.pop_all()  # closing the files would fail again
-                raise UserError(f'the results cannot be written on ({problem.strerror})') from None
+                raise UserError(f'the results cannot be written on ({disk_error(problem)})') from None
+            header = False
         yield write_result
 
 # %% ../../nbs/51_predict.ipynb #1275bdcd
+@contextmanager
+def drawing_folder(folder: str | Path | None  # None: nothing is drawn
+                  ):
+    "Create the folder of annotated copies and hold its lock."
+    if folder is None: return (yield)
+    folder = local_path(folder)
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder):
+        remove_leftovers(folder)
+        yield
+
 def unused_path(folder: Path, image: str, suffix: str) -> Path:
     "A path for a copy of an image: NAME-faces and the suffix, numbered if that exists; the folder is created."
     with writing(folder): Path(folder).mkdir(parents=True, exist_ok=True)
     for number in count():
-        path = Path(folder)/f"{Path(image).stem}-faces{number or ''}{suffix}"
+        path = Path(folder)/f"{Path(image).stem[:100]}-faces{number or ''}{suffix}"
         if not path.exists(): return path
 
 def save_annotated(result: ImageResult, folder: Path):
     "Write an annotated copy of an image as JPEG; print a line if that fails."
-    try: annotate(result.image, result.faces).save(unused_path(folder, result.name, '.jpg'), quality=92)
-    except OSError as error: print(f'{result.name} could not be drawn ({error})')
+    try:
+        with atomic_write(unused_path(folder, result.name, '.jpg')) as temporary:
+            annotate(result.image, result.faces).save(temporary, quality=92)
+    except WriteError as error: say(f'{result.name} could not be drawn ({error})')
 
 # %% ../../nbs/51_predict.ipynb #6bc80b1f
 def quantity(number: int, noun: str) -> str:
@@ -245,7 +265,7 @@ def format_summary(unit: str,            # 'image' or 'frame'
     summary = f'{quantity(n_images, unit)}, {count_emotions(emotions)}'
     if without: summary += f'; no face in {without:,}'
     lines = [f'{summary}.']
-    if unread: lines += [f'{len(unread):,} could not be read:', *unread]
+    if unread: lines += [f'{len(unread):,} could not be read:', *map(printable, unread)]
     return '\n'.join(lines)
 
 # %% ../../nbs/51_predict.ipynb #dbf769d1
@@ -269,7 +289,7 @@ def predict_images(sources: list[str],      # see `find_images`
             if draw and not result.error: save_annotated(result, draw)
     except KeyboardInterrupt: print(f'Stopped after {len(tables):,} of {len(images):,} images.')
     if len(unread) == len(tables):
-        for message in unread[1:]: print(message)
+        say(*unread[1:])
     check_any_read(len(tables), unread)
     faces = pd.concat(tables, ignore_index=True)
     return faces, format_summary('image', faces.emotion, len(tables) - len(unread), unread, without)

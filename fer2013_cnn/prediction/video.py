@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..core import progress_bar, require, UserError
+from ..core import atomic_write, progress_bar, require, say, UserError, writing
 from ..model.inference import Classifier, open_classifier
 from .images import (annotate, class_columns, crop_faces, EMOTION_COLORS, format_summary,
     predict_crops, predict_faces, to_frame, unused_path)
@@ -216,7 +216,8 @@ def video_writer(path: str | Path,  # .mp4
     try: yield append
     finally:
         if writer: writer.release()
-        if writer and temporary.exists(): os.replace(temporary, path)
+        if writer and temporary.exists():
+            with writing(path): os.replace(temporary, path)
 
 # %% ../../nbs/52_predict.video.ipynb #c2abff79
 def iter_video(source: str | Path,             # video file, 'webcam' or 'webcam:1'
@@ -303,8 +304,8 @@ def predict_video_file(source: str,             # video file, 'webcam' or 'webca
 def save_plot(faces: pd.DataFrame, path: Path):
     "Write a plot of the emotions over time, if there is a face."
     if not len(faces): return print('No face, so no plot.')
-    plot_emotions(faces).savefig(path)
-    print(f'Plot: {path}')
+    with atomic_write(Path(path)) as temporary: plot_emotions(faces).savefig(temporary)
+    say(f'Plot: {path}')
 
 # %% ../../nbs/52_predict.video.ipynb #e361eb6a
 def predict(sources,                                  # a video file, 'webcam', or images, see `predict_faces`

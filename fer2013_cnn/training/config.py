@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'CHOICES', 'STRONG_AUGMENTATION', 'PRESETS', 'CheckedConfig', 'TrainConfig', 'default_preset',
-           'make_config']
+           'make_config',
+           'recorded_config']
 
 # %% ../../nbs/30_train.config.ipynb #b4688262
 from dataclasses import dataclass, fields, replace
 
-from ..core import check_choice, Dataset, UserError
+from ..core import check_choice, Dataset, printable, UserError
 from ..model.zoo import ZOO
 
 # %% ../../nbs/30_train.config.ipynb #af38607f
@@ -89,3 +90,13 @@ def make_config(preset: str, /,  # one of `PRESETS`
         except ValueError:
             raise UserError(f'{name}={value}, expected a value of type {types[name].__name__}') from None
     return replace(PRESETS[preset], **values)
+
+# %% ../../nbs/30_train.config.ipynb #ffcff18c
+def recorded_config(run_info: dict  # run.json
+                   ) -> TrainConfig:
+    "The configuration of a run. Raises `UserError` if a setting is unknown or has another type."
+    types = {field.name: type(field.default) for field in fields(TrainConfig)}
+    for name, value in run_info['config'].items():
+        if name not in types or type(value) not in (types[name], int if types[name] is float else types[name]):
+            raise UserError(f'run.json is damaged: its configuration has {printable(name)}={printable(value)!r}')
+    return TrainConfig(**run_info['config'])
