@@ -131,9 +131,11 @@ def canonical(name): return re.sub('[-_.]+', '-', name).lower()
 
 
 def test_every_dependency_is_imported_or_has_a_reason_and_every_import_is_declared():
-    "Of the package, the notebooks, the tests and the tools; atheris is installed by hand, see tools/fuzz.py."
-    own = {path.stem for path in [*(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py')]}
-    sources = [path.read_text() for name in ('fer2013_cnn', 'tests', 'tools') for path in (ROOT/name).rglob('*.py')]
+    "Of the package, notebooks, tests, tools and site; atheris is installed by hand, see tools/fuzz.py."
+    own = {path.stem for path in [*(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py'),
+                                 *(ROOT/'docs').rglob('*.py')]}
+    sources = [path.read_text() for name in ('fer2013_cnn', 'tests', 'tools', 'docs')
+               for path in (ROOT/name).rglob('*.py')]
     used = {module for source in sources for module in imported(source)}
     used |= {module for page in [*NOTEBOOKS, *REPORTS] for source in code_of(page) for module in imported(source)}
     provided = packages_distributions()

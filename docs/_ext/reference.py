@@ -9,7 +9,7 @@ from repository import module_of, notebook_of, NOTEBOOKS, numbered_title, PAGES,
 from tables import plain
 
 PACKAGE = SETTINGS['lib_name']
-PROGRAM, _, ENTRY_POINT = SETTINGS['console_scripts'].partition('=')
+PROGRAM = SETTINGS['console_scripts'].partition('=')[0]
 
 
 def first_line(obj):
@@ -71,7 +71,7 @@ def command_section(name, command):
 
 def cli_page():
     "The reference of the command line, from the help texts of the application."
-    module = ENTRY_POINT.partition(':')[0]
+    module = f'{PACKAGE}.cli'
     page = notebook_of(module)
     group = typer.main.get_command(importlib.import_module(module).app)
     sections = [command_section(name, command) for name, command in group.commands.items()]
