@@ -15,7 +15,8 @@ from fer2013_cnn.core import checksum, CLASSES, OFFICIAL_COUNTS, SPLITS, UNKNOWN
 from fer2013_cnn.data.audit import audit, describe_findings, exact_groups, near_groups, near_pairs, not_leaked
 from fer2013_cnn.data.folders import read_dataset
 from fer2013_cnn.data.load import (
-    FERPLUS_COLUMNS, KAGGLE_HANDLE, content_digest, digest_record, download_kaggle, ferplus_majority, file_state, find_data,
+    FERPLUS_COLUMNS, KAGGLE_HANDLE, content_digest, digest_record, download_kaggle, ferplus_majority, file_state,
+    find_data,
     kaggle_cache, kaggle_handle, load_data, load_ferplus, read_cache, read_ferplus, source_digest, source_files,
     source_path, write_cache)
 from fer2013_cnn.data.synthetic import EXPRESSIONS, render_faces, sample_labels, synthetic_dataset

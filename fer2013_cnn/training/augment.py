@@ -66,7 +66,7 @@ class RandomDegradation(layers.Layer):
         if not training: return images
         shape = (2, keras.ops.shape(images)[0], 1, 1, 1)
         draws = keras.random.uniform(shape, -1, 1, seed=self.seed_generator)
-        share, deviation = keras.ops.maximum(draws, 0)  # of half of the images
+        share, deviation = keras.ops.unstack(keras.ops.maximum(draws, 0))  # 0 for half of the images
         images = images + self.config.blur*share*(blur_images(images) - images)
         noise = keras.random.normal(keras.ops.shape(images), seed=self.seed_generator)
         return images + self.config.noise*deviation*noise
