@@ -254,10 +254,9 @@ def only_process(folder: Path,
                  name: str = '.lock'   # of the file that is locked
                 ):
     "Hold the lock of a folder, in this process again if need be. Raises `UserError` if another process holds it."
-    with writing(folder): lock = FileLock(folder/name, is_singleton=True, thread_local=False)
-    try:
-        with writing(folder): lock.acquire(timeout=wait)
-    except Timeout: pass
+    with writing(folder):
+        lock = FileLock(folder/name, is_singleton=True, thread_local=False)
+        with suppress(Timeout): lock.acquire(timeout=wait)
     if not lock.is_locked:
         raise UserError(f'{folder} is in use by another process: wait for it, or choose another folder')
     try: yield
