@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT/'tools'))
 import boundaries
 import hostile
 
-QUICK = settings(max_examples=60, deadline=20_000, derandomize=True, database=None,
+QUICK = settings(max_examples=40, deadline=20_000, derandomize=True, database=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
