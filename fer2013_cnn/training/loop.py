@@ -13,10 +13,12 @@ __all__ = ['TrainingBatches', 'seed_generators', 'save_network', 'check_same_dat
 # %% ../../nbs/34_train.ipynb #d2bc2f79
 import logging
 import math
+import random
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -157,8 +159,9 @@ def build_trainer(dataset: Dataset, config: TrainConfig
                  ) -> tuple[keras.Model, keras.Model]:  # the clone; the trainer, which shares its weights
     "Build a clone with random weights, and its trainer."
     make_deterministic(config.seed)
-    clone = training_clone(build_model(config.model, len(dataset.class_names)), config.dtype_policy)
-    return clone, compile_trainer(clone, config, len(dataset.indices('Training')))
+    with patch('random.randint', random.Random(config.seed).randint):  # by which Keras seeds each layer
+        clone = training_clone(build_model(config.model, len(dataset.class_names)), config.dtype_policy)
+        return clone, compile_trainer(clone, config, len(dataset.indices('Training')))
 
 # %% ../../nbs/34_train.ipynb #34a00072
 def validation_data(dataset: Dataset,
