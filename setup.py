@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE/"settings.ini", encoding="utf-8")
 SETTINGS = parser["DEFAULT"]
-EXTRAS = ("dev", "noise", "export", "demo", "mtcnn")
+EXTRAS = ("dev", "noise", "export", "demo")
 STATUS = {"3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 
 
