@@ -29,10 +29,10 @@ import numpy as np
 import pandas as pd
 
 import fer2013_cnn
-from fer2013_cnn.core import (atomic_write, check_choice, checksum, read_run, require, UserError, utc_now, write_json,
+from fer2013_cnn.core import (atomic_write, checksum, read_run, require, UserError, utc_now, write_json,
     writing)
 from .model.inference import Classifier, is_run, open_classifier, pretrained_card, pretrained_names
-from .prediction.faces import DETECTORS, find_images
+from .prediction.faces import find_images
 from .prediction.images import add_image_column, BOX, iter_images, quantity, to_frame
 from .prediction.video import batched, is_camera, is_video, iter_video
 from .scale import JobResult, only_driver, run_jobs
@@ -180,21 +180,21 @@ def opened_classifier(model: str, external: bool, pixel_range: str, class_names:
     "The classifier of `open_classifier`, opened once."
     return open_classifier(model, external, pixel_range, class_names)
 
-def predict_pictures(plan: dict, classifier: Classifier, cropped: bool, detector: str
+def predict_pictures(plan: dict, classifier: Classifier, cropped: bool
                     ) -> tuple[pd.DataFrame, list, int]:  # faces; (name, error) of unread pictures; without a face
     "Predict the pictures of a part."
     pairs = [(name, Path(plan['root'], name)) for name in plan['names']]
     tables, unread, without = [], [], 0
-    for result in iter_images(pairs, classifier, cropped, detector):
+    for result in iter_images(pairs, classifier, cropped):
         tables.append(add_image_column(result.name, result.faces))
         if result.error: unread.append((result.name, result.error))
         elif not len(result.faces): without += 1
     return pd.concat(tables, ignore_index=True), unread, without
 
 # %% ../nbs/63_bulk.ipynb #8a0a6ec6
-def write_pictures(folder: Path, part: str, plan: dict, classifier: Classifier, cropped: bool, detector: str) -> dict:
+def write_pictures(folder: Path, part: str, plan: dict, classifier: Classifier, cropped: bool) -> dict:
     "Predict the pictures of a part and write its file; the counts."
-    faces, unread, without = predict_pictures(plan, classifier, cropped, detector)
+    faces, unread, without = predict_pictures(plan, classifier, cropped)
     write_unread(folder, part, unread)
     read = len(plan['names']) - len(unread)
     counts = count_rows(faces, images=read, without=without, unread=len(unread))
@@ -214,11 +214,11 @@ def write_unread(folder: Path, part: str, unread: list):
 # %% ../nbs/63_bulk.ipynb #e7aa3907
 FRAMES = 1000  # of a film, in a group of rows
 
-def write_film(folder: Path, part: str, plan: dict, classifier: Classifier, detector: str, stride: int, smooth: float
+def write_film(folder: Path, part: str, plan: dict, classifier: Classifier, stride: int, smooth: float
               ) -> dict:
     "Predict a film and write its file; the counts."
     (name,), counts = plan['names'], dict(NOTHING, films=1)
-    frames = iter_video(Path(plan['root'], name), classifier, detector, stride, smooth)
+    frames = iter_video(Path(plan['root'], name), classifier, stride, smooth)
     with table_writer(part_path(folder, 'films', part), part_schema('films', classifier.class_names)) as writer:
         for group in batched(frames, FRAMES):
             rows = pd.concat(group, ignore_index=True).assign(film=name)
@@ -247,7 +247,7 @@ def check_folders(folder: Path, plan: dict | None):
 
 def predict_part(folder: str, part: str,
                  model: str, external: bool, pixel_range: str, class_names: str,  # see `open_classifier`
-                 cropped: bool, detector: str,                                    # see `predict_faces`
+                 cropped: bool,                                                   # see `predict_faces`
                  stride: int, smooth: float,                                      # of films, see `iter_video`
                  give_up: str = ''  # why the only picture of the part cannot be read
                 ) -> dict:          # counts
@@ -257,8 +257,8 @@ def predict_part(folder: str, part: str,
     if counts := read_counts(part_path(folder, plan['kind'], part)): return counts
     classifier = opened_classifier(model, external, pixel_range, class_names)
     if give_up: return write_nothing(folder, part, plan, classifier.class_names, give_up)
-    if plan['kind'] == 'images': return write_pictures(folder, part, plan, classifier, cropped, detector)
-    try: return write_film(folder, part, plan, classifier, detector, stride, smooth)
+    if plan['kind'] == 'images': return write_pictures(folder, part, plan, classifier, cropped)
+    try: return write_film(folder, part, plan, classifier, stride, smooth)
     except UserError as error: return write_nothing(folder, part, plan, classifier.class_names, str(error))
 
 # %% ../nbs/63_bulk.ipynb #ead25b3b
@@ -318,7 +318,6 @@ def write_manifest(folder: Path, settings: dict, parts: dict[str, dict]):
 # %% ../nbs/63_bulk.ipynb #82f15e65
 def check_options(settings: dict):
     "Raise `UserError` for settings that no part could be predicted with."
-    check_choice('detector', settings['detector'], DETECTORS)
     stride, smooth = settings['stride'], settings['smooth']
     if stride < 1 or smooth < 0: raise UserError(f'stride={stride} and smooth={smooth}, expected at least 1 and 0')
     opened_classifier(*[settings[name] for name in ('model', 'external', 'pixel_range', 'class_names')])
@@ -344,14 +343,14 @@ def predict_to(sources: list[str],        # images, folders, patterns and films
                workers: int = 0, cluster: str = None,             # see `run_jobs`
                model: str | Path = 'base', external: bool = False,
                pixel_range: str = '0-255', class_names: str = '', # see `open_classifier`
-               cropped: bool = False, detector: str = 'haar',     # see `predict_faces`
+               cropped: bool = False,                              # see `predict_faces`
                stride: int = 1, smooth: float = 0.                # of films, see `iter_video`
               ) -> tuple[dict, list]:     # counts, see `COUNTS`; results of failed parts
     "Predict pictures and films in parts; what an earlier call has written is kept."
     folder, model = Path(folder).absolute(), str(model)
     if model not in pretrained_names() and Path(model).exists(): model = os.path.abspath(model)
     settings = dict(model=model, external=external, pixel_range=pixel_range, class_names=class_names,
-                    cropped=cropped, detector=detector, stride=stride, smooth=smooth)
+                    cropped=cropped, stride=stride, smooth=smooth)
     found = find_sources(sources)
     check_options(settings)
     with only_driver(folder): return predict_all(folder, found, settings, workers, cluster)

@@ -107,11 +107,14 @@ def onnx_class_names(session,    # onnxruntime.InferenceSession
     return names
 
 # %% ../../nbs/21_model.inference.ipynb #bfbb65b8
-def onnx_session(path: Path):  # → onnxruntime.InferenceSession
+def onnx_session(path: Path,
+                 threads: int = 0  # 0: one a core
+                ):                 # → onnxruntime.InferenceSession
     "Load an ONNX file."
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads
     if not path.is_file(): raise UserError(f'{path} does not exist')
     try: return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     except Exception as error:

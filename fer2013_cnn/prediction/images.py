@@ -22,25 +22,25 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..core import (atomic_write, check_choice, csv_text, disk_error, local_path, only_process, printable,
+from ..core import (atomic_write, csv_text, disk_error, local_path, only_process, printable,
     progress_bar, remove_leftovers, say, SHAPE, UserError, WriteError, writing)
 from ..data.folders import to_grey
 from ..model.inference import Classifier, open_classifier
-from .faces import crop_face, DETECTORS, find_faces, find_images, open_image
+from .faces import crop_face, find_faces, find_images, open_image
 
 # %% ../../nbs/51_predict.ipynb #013ecb68
 BOX = ('left', 'top', 'width', 'height')
-RESERVED_COLUMNS = (*BOX, 'image', 'confidence', 'emotion', 'time', 'face')
+RESERVED_COLUMNS = (*BOX, 'image', 'confidence', 'angle', 'emotion', 'time', 'face')
 
-def to_frame(boxes: np.ndarray,          # float (N, 5): left, top, width, height, confidence
+def to_frame(boxes: np.ndarray,          # float (N, 6), see `find_faces`
              probabilities: np.ndarray,  # float (N, classes)
              class_names: tuple
-            ) -> pd.DataFrame:           # columns: `BOX`, confidence, emotion, a probability for each class
+            ) -> pd.DataFrame:           # columns: `BOX`, confidence, angle, emotion, a probability for each class
     "Combine boxes and probabilities in a table."
     names = [f'{name}_' if name in RESERVED_COLUMNS else name for name in class_names]
     emotions = np.array(names, object)[probabilities.argmax(axis=1)]
     return pd.concat([pd.DataFrame(boxes[:, :4].round().astype(int), columns=list(BOX)),
-                      pd.DataFrame(dict(confidence=boxes[:, 4], emotion=emotions)),
+                      pd.DataFrame(dict(confidence=boxes[:, 4], angle=boxes[:, 5].round(1), emotion=emotions)),
                       pd.DataFrame(probabilities.astype(float), columns=names)], axis=1)
 
 # %% ../../nbs/51_predict.ipynb #8e468a31
@@ -56,15 +56,14 @@ def add_image_column(image: str, faces: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/51_predict.ipynb #ab9c7ba0
 def crop_faces(image: Image.Image,  # L or RGB
-               cropped: bool,       # the image is a face crop already
-               detector: str        # one of `DETECTORS`
-              ) -> tuple:           # float boxes (N, 5), uint8 crops (N, 48, 48)
+               cropped: bool        # the image is a face crop already
+              ) -> tuple:           # float boxes (N, 6), uint8 crops (N, 48, 48)
     "Detect and crop the faces of an image."
     if cropped:
-        box = [0, 0, *image.size, np.nan]
+        box = [0, 0, *image.size, np.nan, 0]
         return np.array([box]), np.asarray(ImageOps.fit(to_grey(image), SHAPE))[None]
-    boxes = find_faces(image, detector)
-    crops = [crop_face(image, box, DETECTORS[detector].margin) for box in boxes]
+    boxes = find_faces(image)
+    crops = [crop_face(image, box) for box in boxes]
     return boxes, np.array(crops, np.uint8).reshape(-1, *SHAPE)
 
 # %% ../../nbs/51_predict.ipynb #307b75b9
@@ -77,14 +76,14 @@ class ImageResult:
     error: str = ''
 
 # %% ../../nbs/51_predict.ipynb #fad3b4f0
-def open_and_crop(source,                      # see `open_image`
-                  cropped: bool, detector: str
-                 ) -> tuple:                   # image or None, error or '', boxes (N, 5), crops (N, 48, 48)
+def open_and_crop(source,        # see `open_image`
+                  cropped: bool  # the image is a face crop already
+                 ) -> tuple:     # image or None, error or '', boxes (N, 6), crops (N, 48, 48)
     "Open an image and crop its faces; one that cannot be read has no faces."
     try:
         image = open_image(source)
-        return image, '', *crop_faces(image, cropped, detector)
-    except UserError as error: return None, str(error), np.empty((0, 5)), np.empty((0, *SHAPE), np.uint8)
+        return image, '', *crop_faces(image, cropped)
+    except UserError as error: return None, str(error), np.empty((0, 6)), np.empty((0, *SHAPE), np.uint8)
 
 # %% ../../nbs/51_predict.ipynb #7a6b95fb
 def predict_crops(classifier: Classifier,
@@ -96,18 +95,15 @@ def predict_crops(classifier: Classifier,
     return np.split(probabilities, ends[:-1])
 
 # %% ../../nbs/51_predict.ipynb #c899cbc1
-def iter_images(images: list,            # pairs of a name and a source, see `find_images`
+def iter_images(images: list,           # pairs of a name and a source, see `find_images`
                 classifier: Classifier,
-                cropped: bool = False,   # the images are face crops already
-                detector: str = 'haar'   # one of `DETECTORS`
+                cropped: bool = False   # the images are face crops already
                ) -> Iterator[ImageResult]:
     "Predict image by image. An image that cannot be read yields a result with an error."
-    check_choice('detector', detector, DETECTORS)
-    if not cropped: find_faces(Image.new('L', SHAPE), detector)  # fails now if the detector is not installed
     batch_size = 16 if cropped else 1
     for start in range(0, len(images), batch_size):
         names, sources = zip(*images[start:start + batch_size])
-        opened, errors, boxes, crops = zip(*[open_and_crop(source, cropped, detector) for source in sources])
+        opened, errors, boxes, crops = zip(*[open_and_crop(source, cropped) for source in sources])
         probabilities = predict_crops(classifier, crops)
         for name, image, error, image_boxes, rows in zip(names, opened, errors, boxes, probabilities):
             yield ImageResult(name, to_frame(image_boxes, rows, classifier.class_names), image, error)
@@ -121,13 +117,12 @@ def check_any_read(n_images: int, unread: list[str]):
 # %% ../../nbs/51_predict.ipynb #35089e8e
 def predict_faces(images,                 # path, folder, pattern, bytes, PIL image, array, or a list of these
                   model: str | Path | Classifier = 'base',  # see `open_classifier`
-                  cropped: bool = False,  # the images are face crops already
-                  detector: str = 'haar'  # 'haar' or 'mtcnn'
+                  cropped: bool = False   # the images are face crops already
                  ) -> pd.DataFrame:       # image and the columns of `to_frame`, a row for each face
     "Find faces and predict their emotions; unread images are in `.attrs['unread']`. Not for decisions about people."
     classifier = model if isinstance(model, Classifier) else open_classifier(model)
     tables, unread = [], []
-    for result in iter_images(find_images(images), classifier, cropped, detector):
+    for result in iter_images(find_images(images), classifier, cropped):
         tables.append(add_image_column(result.name, result.faces))
         if result.error: unread.append(f'{result.name}: {result.error}')
     check_any_read(len(tables), unread)
@@ -272,13 +267,12 @@ def format_summary(unit: str,            # 'image' or 'frame'
 def predict_images(sources: list[str],      # see `find_images`
                    classifier: Classifier,
                    cropped: bool,           # the images are face crops already
-                   detector: str,           # one of `DETECTORS`
                    keep: Callable,          # gets name, faces and error of each image, see `result_files`
                    draw: Path | None        # folder for annotated copies
                   ) -> tuple:               # table of all faces, summary
     "Predict image by image until the end or Ctrl-C."
     images = find_images(sources)
-    results = iter_images(images, classifier, cropped, detector)
+    results = iter_images(images, classifier, cropped)
     tables, unread, without = [], [], 0
     try:
         for result in progress_bar(results, 'images', total=len(images)):
