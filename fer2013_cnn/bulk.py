@@ -31,9 +31,10 @@ import pandas as pd
 import fer2013_cnn
 from fer2013_cnn.core import (atomic_write, checksum, read_run, require, UserError, utc_now, write_json,
     writing)
-from .model.inference import Classifier, is_run, open_classifier, pretrained_card, pretrained_names
+from .model.inference import Classifier, is_run, pretrained_card, pretrained_names
 from .prediction.faces import find_images
-from .prediction.images import add_image_column, BOX, iter_images, quantity, to_frame
+from .prediction.images import (add_image_column, BOX, iter_images,
+    MIN_CONFIDENCE, photo_classifier, quantity, to_frame)
 from .prediction.video import batched, is_camera, is_video, iter_video
 from .scale import JobResult, only_driver, run_jobs
 require('scale', 'pyarrow')
@@ -131,7 +132,7 @@ def column_type(name: str) -> pa.DataType:
 def part_schema(kind: str, class_names: tuple) -> pa.Schema:
     "The columns of a part."
     first = dict(images=['image'], films=['film', 'time', 'face'])[kind]
-    none = to_frame(np.empty((0, 5)), np.empty((0, len(class_names))), class_names)
+    none = to_frame(np.empty((0, 6)), np.empty((0, len(class_names))), class_names)
     return pa.schema([(name, column_type(name)) for name in (*first, *none.columns)])
 
 # %% ../nbs/63_bulk.ipynb #f5c70d3a
@@ -176,9 +177,11 @@ NOTHING = dict.fromkeys(COUNTS, 0) | dict(emotions={})
 
 # %% ../nbs/63_bulk.ipynb #d7ba0d98
 @lru_cache(maxsize=1)
-def opened_classifier(model: str, external: bool, pixel_range: str, class_names: str) -> Classifier:
-    "The classifier of `open_classifier`, opened once."
-    return open_classifier(model, external, pixel_range, class_names)
+def opened_classifier(model: str, tta: int, min_confidence: float, priors: str,
+                      external: bool, pixel_range: str, class_names: str) -> Classifier:
+    "The classifier of `photo_classifier`, opened once."
+    return photo_classifier(model, tta, min_confidence, priors, external=external, pixel_range=pixel_range,
+                            class_names=class_names)
 
 def predict_pictures(plan: dict, classifier: Classifier, cropped: bool
                     ) -> tuple[pd.DataFrame, list, int]:  # faces; (name, error) of unread pictures; without a face
@@ -246,7 +249,8 @@ def check_folders(folder: Path, plan: dict | None):
     if not place.is_dir(): raise UserError(f'{place} is not there on {host}: all machines need the same folders')
 
 def predict_part(folder: str, part: str,
-                 model: str, external: bool, pixel_range: str, class_names: str,  # see `open_classifier`
+                 model: str, tta: int, min_confidence: float, priors: str,        # see `photo_classifier`
+                 external: bool, pixel_range: str, class_names: str,              # see `open_classifier`
                  cropped: bool,                                                   # see `predict_faces`
                  stride: int, smooth: float,                                      # of films, see `iter_video`
                  give_up: str = ''  # why the only picture of the part cannot be read
@@ -255,7 +259,7 @@ def predict_part(folder: str, part: str,
     folder, plan = Path(folder), read_plan(Path(folder), part)
     check_folders(folder, plan)
     if counts := read_counts(part_path(folder, plan['kind'], part)): return counts
-    classifier = opened_classifier(model, external, pixel_range, class_names)
+    classifier = opened_classifier(model, tta, min_confidence, priors, external, pixel_range, class_names)
     if give_up: return write_nothing(folder, part, plan, classifier.class_names, give_up)
     if plan['kind'] == 'images': return write_pictures(folder, part, plan, classifier, cropped)
     try: return write_film(folder, part, plan, classifier, stride, smooth)
@@ -320,7 +324,8 @@ def check_options(settings: dict):
     "Raise `UserError` for settings that no part could be predicted with."
     stride, smooth = settings['stride'], settings['smooth']
     if stride < 1 or smooth < 0: raise UserError(f'stride={stride} and smooth={smooth}, expected at least 1 and 0')
-    opened_classifier(*[settings[name] for name in ('model', 'external', 'pixel_range', 'class_names')])
+    names = ('model', 'tta', 'min_confidence', 'priors', 'external', 'pixel_range', 'class_names')
+    opened_classifier(*[settings[name] for name in names])
 
 # %% ../nbs/63_bulk.ipynb #e67079b9
 KINDS = ('images', 'films', 'unread')
@@ -341,16 +346,17 @@ def pending_jobs(folder: Path, plans: dict, settings: dict) -> tuple[list, dict]
 def predict_to(sources: list[str],        # images, folders, patterns and films
                folder: str | Path,        # for the results
                workers: int = 0, cluster: str = None,             # see `run_jobs`
-               model: str | Path = 'base', external: bool = False,
-               pixel_range: str = '0-255', class_names: str = '', # see `open_classifier`
+               model: str | Path = 'base', tta: int = 2,
+               min_confidence: float = MIN_CONFIDENCE, priors: str = 'training',  # see `photo_classifier`
+               external: bool = False, pixel_range: str = '0-255', class_names: str = '',  # see `open_classifier`
                cropped: bool = False,                              # see `predict_faces`
                stride: int = 1, smooth: float = 0.                # of films, see `iter_video`
               ) -> tuple[dict, list]:     # counts, see `COUNTS`; results of failed parts
     "Predict pictures and films in parts; what an earlier call has written is kept."
     folder, model = Path(folder).absolute(), str(model)
     if model not in pretrained_names() and Path(model).exists(): model = os.path.abspath(model)
-    settings = dict(model=model, external=external, pixel_range=pixel_range, class_names=class_names,
-                    cropped=cropped, stride=stride, smooth=smooth)
+    settings = dict(model=model, tta=tta, min_confidence=min_confidence, priors=priors, external=external,
+                    pixel_range=pixel_range, class_names=class_names, cropped=cropped, stride=stride, smooth=smooth)
     found = find_sources(sources)
     check_options(settings)
     with only_driver(folder): return predict_all(folder, found, settings, workers, cluster)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Model', 'Tta', 'Workers', 'Cluster',
            'Paths', 'Csv',
-           'JsonLines', 'Draw', 'Cropped', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames',
-           'ToFolder', 'Grid', 'Seeds', 'Search', 'Trials', 'PrivateTest', 'print_version', 'commands', 'interrupt',
-           'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell', 'print_table', 'read_data',
-           'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models', 'predict',
-           'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts', 'check_failed', 'export',
-           'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports', 'absolute_data', 'sweep',
-           'print_sweep']
+           'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External',
+           'PixelRange', 'ClassNames', 'ToFolder', 'Grid', 'Seeds', 'Search', 'Trials', 'PrivateTest', 'print_version',
+           'commands', 'interrupt', 'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell',
+           'print_table', 'read_data', 'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models',
+           'predict', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts', 'check_failed',
+           'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports', 'absolute_data',
+           'sweep', 'print_sweep']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
@@ -257,6 +257,11 @@ Csv = Annotated[Optional[Path], typer.Option(help='Csv file: a row a face, writt
 JsonLines = Annotated[Optional[Path], typer.Option(help='JSON Lines file: a line an image.')]
 Draw = Annotated[Optional[Path], typer.Option(metavar='DIR', help='Folder for annotated copies.')]
 Cropped = Annotated[bool, typer.Option('--cropped', help='Each image is already a face crop, as in FER2013.')]
+Views = Annotated[int, typer.Option('--tta', metavar='1|2|10', help=(
+    'Views of each face whose probabilities are averaged: 2 = with mirror image; 10 take five times as long.'))]
+MinConfidence = Annotated[float, typer.Option(help="Lowest probability of an emotion; below it, 'uncertain'.")]
+Priors = Annotated[str, typer.Option(metavar='training|uniform', help=(
+    'uniform: as if all emotions were about equally frequent, which finds more of the rare ones.'))]
 Stride = Annotated[int, typer.Option(metavar='N', help='Videos: use each N-th frame.')]
 Smooth = Annotated[float, typer.Option(metavar='SECONDS', help=(
     'Videos: half-life of an exponential moving average of the probabilities.'))]
@@ -278,22 +283,24 @@ ToFolder = Annotated[Optional[Path], typer.Option('--to', metavar='DIR', help=(
 # %% ../nbs/70_cli.ipynb #3d4d1ad1
 @app.command()
 def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = None, model: Model = 'base',
-            cropped: Cropped = False,
+            cropped: Cropped = False, tta: Views = 2, min_confidence: MinConfidence = .4, priors: Priors = 'training',
             stride: Stride = 1, smooth: Smooth = 0., plot: Plot = None,
             external: External = False, pixel_range: PixelRange = '0-255', class_names: ClassNames = '',
             to: ToFolder = None, workers: Workers = 0, cluster: Cluster = None):
     "Find faces and predict their emotions. Not for decisions about people."
-    from fer2013_cnn.model.inference import open_classifier, usage_notice
+    from fer2013_cnn.model.inference import usage_notice
     from fer2013_cnn.core import printable, say
-    from fer2013_cnn.prediction.images import drawing_folder, predict_images, result_files
+    from fer2013_cnn.prediction.images import drawing_folder, photo_classifier, predict_images, result_files
     from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
     if to or workers or cluster:
         check_bulk_options(to, dict(csv=csv, json=json, draw=draw, plot=plot))
-        return predict_in_parts(paths, to, workers, cluster, model=model, external=external, pixel_range=pixel_range,
-                                class_names=class_names, cropped=cropped, stride=stride, smooth=smooth)
+        return predict_in_parts(paths, to, workers, cluster, model=model, tta=tta, min_confidence=min_confidence,
+                                priors=priors, external=external, pixel_range=pixel_range, class_names=class_names,
+                                cropped=cropped, stride=stride, smooth=smooth)
     videos = expand_videos(paths)
     check_predict_options(videos, cropped, stride, smooth, plot)
-    classifier = open_classifier(model, external, pixel_range, class_names)
+    classifier = photo_classifier(model, tta, min_confidence, priors, external=external, pixel_range=pixel_range,
+                                  class_names=class_names)
     with drawing_folder(draw), result_files(csv, json) as keep:
         for video in videos or [None]:
             if video: faces, summary = predict_video_file(video, classifier, stride, smooth, keep, draw)

@@ -29,11 +29,11 @@ import pandas as pd
 from PIL import Image
 
 from ..core import require, UserError
-from ..model.inference import (Classifier, open_classifier, open_network,
+from ..model.inference import (Classifier, open_network,
     pretrained_card, pretrained_names, usage_notice)
 from .faces import open_image
 from .images import (add_image_column, annotate, BOX, class_columns, crop_faces,
-    iter_images, predict_faces, result_files, to_frame)
+    iter_images, photo_classifier, predict_faces, result_files, to_frame)
 require('demo', 'gradio', 'ipywidgets', 'matplotlib')
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
@@ -77,7 +77,8 @@ def predict_photo(photo,                  # see `open_image`
     image = open_image(photo)
     boxes, crops = crop_faces(image, False)
     order = np.argsort(-boxes[:, 3], kind='stable')
-    faces = to_frame(boxes[order], classifier.predict(crops[order]), classifier.class_names)
+    rows = classifier.predict(crops[order])
+    faces = to_frame(boxes[order], rows, classifier.class_names, classifier.min_confidence)
     return image, faces, crops[order]
 
 # %% ../../nbs/54_predict.demo.ipynb #11d6ee05
@@ -107,7 +108,7 @@ def plot_face_heatmaps(model: str,
     "Grad-CAM of the predicted emotions of the first `MAX_HEATMAPS` faces."
     from fer2013_cnn.evaluation.grad_cam import grad_cam, overlay_heatmaps
     emotions, crops, classes = faces.emotion[:MAX_HEATMAPS], crops[:MAX_HEATMAPS], class_columns(faces)
-    class_indices = np.array([classes.index(emotion) for emotion in emotions])
+    class_indices = faces[classes][:MAX_HEATMAPS].to_numpy().argmax(1)  # also of uncertain ones
     heatmaps = grad_cam(keras_network(model), crops, class_indices, min_size=6)
     titles = [f'{number} {emotion}' for number, emotion in enumerate(emotions, 1)]
     return overlay_heatmaps(crops, heatmaps, titles, columns=min(4, len(crops)), size=1.5)
@@ -239,7 +240,7 @@ def build_page(model: str | Path = 'base'  # see `open_classifier`
               ):                           # gradio.Blocks
     "The page, not yet served."
     gradio = import_gradio()
-    classifier = open_classifier(model)
+    classifier = photo_classifier(model)
     with gradio.Blocks(title='Facial expressions', analytics_enabled=False, delete_cache=(60, 60*KEEP_MINUTES)) as page:
         gradio.Markdown(f'# Facial expressions\n{introduction(model)}', elem_id='introduction')
         with gradio.Tab('One photograph'): photo_tab(gradio, str(model), classifier)

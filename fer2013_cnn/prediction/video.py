@@ -25,10 +25,10 @@ import pandas as pd
 from PIL import Image
 
 from ..core import atomic_write, progress_bar, require, say, SHAPE, UserError, writing
-from ..model.inference import Classifier, open_classifier
+from ..model.inference import Classifier
 from .faces import crop_face, find_faces, follow_faces
-from .images import (annotate, class_columns, EMOTION_COLORS, format_summary, predict_crops,
-    predict_faces, to_frame, unused_path)
+from .images import (annotate, class_columns, EMOTION_COLORS, format_summary,
+    photo_classifier, predict_crops, predict_faces, to_frame, unused_path)
 os.environ['OPENCV_FFMPEG_LOGLEVEL'] = os.environ.get('OPENCV_FFMPEG_LOGLEVEL', '-8')  # no messages of its own
 
 # %% ../../nbs/52_predict.video.ipynb #d87a784a
@@ -188,7 +188,7 @@ def batched(items: Iterator, size: int) -> Iterator[list]:
     while batch := list(islice(items, size)): yield batch
 
 # %% ../../nbs/52_predict.video.ipynb #5786dab1
-def track_faces(tracks: Tracks, frame: Frame, class_names: tuple,
+def track_faces(tracks: Tracks, frame: Frame, classifier: Classifier,
                 boxes: np.ndarray, probabilities: np.ndarray,  # float (N, 6) and (N, classes)
                 smooth: float                                  # half-life of the moving average, seconds
                ) -> pd.DataFrame:                              # time, face (track id), the columns of `to_frame`
@@ -196,7 +196,8 @@ def track_faces(tracks: Tracks, frame: Frame, class_names: tuple,
     ids = tracks.assign_ids(frame.time, boxes[:, :4])
     rows = zip(ids, boxes[:, :4], probabilities)
     smoothed = [tracks.smooth(track_id, frame.time, box, row, smooth) for track_id, box, row in rows]
-    faces = to_frame(boxes, np.reshape(smoothed, (-1, len(class_names))), class_names)
+    names = classifier.class_names
+    faces = to_frame(boxes, np.reshape(smoothed, (-1, len(names))), names, classifier.min_confidence)
     faces.insert(0, 'face', ids)
     faces.insert(0, 'time', round(frame.time, 3))
     faces.attrs['time'] = round(frame.time, 3)  # a frame without faces has a time, too
@@ -213,7 +214,7 @@ def predict_frames(frames: Iterator[Frame], classifier: Classifier,
         frames, boxes = zip(*batch)
         crops = [crop_all(frame.image, frame_boxes) for frame, frame_boxes in batch]
         for frame, frame_boxes, rows in zip(frames, boxes, predict_crops(classifier, crops)):
-            yield frame, track_faces(tracks, frame, classifier.class_names, frame_boxes, rows, smooth)
+            yield frame, track_faces(tracks, frame, classifier, frame_boxes, rows, smooth)
 
 # %% ../../nbs/52_predict.video.ipynb #6cf85871
 @contextmanager
@@ -262,12 +263,11 @@ def iter_video(source: str | Path,             # video file, 'webcam' or 'webcam
 
 # %% ../../nbs/52_predict.video.ipynb #91762df6
 def predict_video(source: str | Path,                       # video file, 'webcam' or 'webcam:1'
-                  model: str | Path | Classifier = 'base',  # see `open_classifier`
+                  model: str | Path | Classifier = 'base',  # see `photo_classifier`
                   **options                                 # of `iter_video`
                  ) -> pd.DataFrame:                         # a row for each face in each frame
     "Predict all faces of a video."
-    classifier = model if isinstance(model, Classifier) else open_classifier(model)
-    frames = list(iter_video(source, classifier, **options))
+    frames = list(iter_video(source, photo_classifier(model), **options))
     if not frames: raise UserError(f'{source} has no frame that can be read')
     return pd.concat(frames, ignore_index=True)
 
