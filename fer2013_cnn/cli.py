@@ -351,7 +351,8 @@ def demo(model: Model = 'base', detector: Detector = 'haar',
 
 # %% ../nbs/70_cli.ipynb #0415a46b
 @app.command()
-def report(name: Annotated[str, typer.Argument(help='evaluate, compare_runs, data_audit, sweep or benchmark.')] = 'evaluate',
+def report(name: Annotated[str, typer.Argument(
+               help='evaluate, compare_runs, data_audit, sweep or benchmark.')] = 'evaluate',
            data: Data = None, preset: Preset = None, run: Run = None,
            model: Annotated[Optional[str], typer.Option(metavar='NAME|RUN|FILE', help=(
                "For the report 'evaluate': a trained network: a run folder, small, base, or a .keras file. "
