@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KILLED', 'JobResult', 'describe_exception', 'run_job', 'next_job', 'run_here', 'dask_result',
            'check_threads',
-           'run_on_worker', 'DaskRun', 'run_on', 'worker_environment', 'own_cluster', 'existing_cluster',
-           'print_dashboard', 'job_engine', 'one_unit', 'run_jobs', 'only_driver', 'finished_runs', 'report_job',
-           'report_row', 'write_index', 'report_each']
+           'run_on_worker', 'DaskRun', 'run_on', 'worker_environment', 'silence_dask', 'own_cluster',
+           'existing_cluster', 'print_dashboard', 'job_engine', 'one_unit', 'run_jobs', 'only_driver', 'finished_runs',
+           'report_job', 'report_row', 'write_index', 'report_each']
 
 # %% ../nbs/61_scale.ipynb #bfc63c13
 import logging
@@ -65,17 +65,20 @@ def run_here(jobs: deque | Iterator, function: Callable) -> Iterator[tuple]:  # 
     "Run jobs one after another in this process."
     while (job := next_job(jobs)) is not None: yield run_job(function, job), 0
 
-# %% ../nbs/61_scale.ipynb #bfc0eeac
+# %% ../nbs/61_scale.ipynb #8699ac46
 KILLED = 'the process that ran it was killed twice (by the job itself, or for want of memory)'
 
-def dask_result(future, job: dict) -> JobResult | None:
-    "The result of a job; None if Dask gave it up because its workers were killed."
+def dask_result(future, job: dict) -> JobResult | str:
+    "The result of a job; 'killed' if Dask gave it up, 'lost' if its result was lost together with a worker."
+    from distributed import CancelledError
     from distributed.scheduler import KilledWorker
-    if future.status in ('cancelled', 'lost'): raise UserError('the connection to the Dask scheduler was lost')
-    error = future.exception()
-    if error is None: return future.result()
-    if isinstance(error, KilledWorker): return None
-    return JobResult(job, None, describe_exception(error), type(error).__name__)  # the worker lacks the package
+    try: return future.result()
+    except KilledWorker: return 'killed'
+    except CancelledError as error:
+        if 'connection-lost' in str(error): raise UserError('the connection to the Dask scheduler was lost') from None
+        return 'lost'
+    except Exception as error:  # not of the job, but for instance because the worker lacks the package
+        return JobResult(job, None, describe_exception(error), type(error).__name__)
 
 # %% ../nbs/61_scale.ipynb #b93900c6
 def check_threads(threads: dict  # address of each worker → its number of threads
@@ -92,7 +95,7 @@ def run_on_worker(function: Callable, job: dict) -> JobResult:
     check_threads({worker.address: worker.state.nthreads})
     return run_job(function, job)
 
-# %% ../nbs/61_scale.ipynb #4e29f322
+# %% ../nbs/61_scale.ipynb #4ce4ca17
 class DaskRun:
     "Jobs on the workers of a Dask client."
     def __init__(self, client,    # distributed.Client
@@ -114,14 +117,14 @@ class DaskRun:
         self.running[future] = job
         self.done.add(future)
 
-    def collect(self) -> tuple[JobResult | None, dict]:
+    def collect(self) -> tuple[JobResult | str, dict]:
         "Wait for one result, and release it on the cluster."
         future = next(self.done)
         job = self.running.pop(future)
         try: return dask_result(future, job), job
         finally: future.release()
 
-# %% ../nbs/61_scale.ipynb #db5678e3
+# %% ../nbs/61_scale.ipynb #6b90b021
 def run_on(run: DaskRun, jobs: deque | Iterator) -> Iterator[tuple]:  # a result, the number of jobs that run on
     "Run jobs on a cluster; those that Dask gave up once more at the end, each alone."
     while True:
@@ -130,8 +133,9 @@ def run_on(run: DaskRun, jobs: deque | Iterator) -> Iterator[tuple]:  # a result
         if alone and not run.suspects: return
         if alone: run.submit(run.suspects.popleft())
         result, job = run.collect()
-        if result is None and alone: result = JobResult(job, None, KILLED, 'KilledWorker')
-        if result is None: run.suspects.append(job)
+        if result == 'killed' and alone: result = JobResult(job, None, KILLED, 'KilledWorker')
+        if result == 'killed': run.suspects.append(job)
+        elif result == 'lost': run.submit(job)
         else: yield result, len(run.running)
 
 # %% ../nbs/61_scale.ipynb #9d215670
@@ -140,7 +144,12 @@ def worker_environment(threads: int) -> dict[str, str]:
     names = ('OMP_NUM_THREADS', 'OPENCV_FOR_THREADS_NUM', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS')
     return {name: str(threads) for name in names} | dict(TQDM_DISABLE='1', TF_CPP_MIN_LOG_LEVEL='3')
 
-# %% ../nbs/61_scale.ipynb #b585e974
+# %% ../nbs/61_scale.ipynb #a9fc8b19
+def silence_dask():
+    "Suppress Dask's log messages, of which there are many when a worker is killed."
+    names = [name for name in logging.root.manager.loggerDict if name.split('.')[0] == 'distributed']
+    for name in names: logging.getLogger(name).setLevel(logging.CRITICAL)
+
 @contextmanager
 def own_cluster(workers: int):
     "A scheduler and workers on this machine."
@@ -149,7 +158,7 @@ def own_cluster(workers: int):
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
     threads = max(1, machine_info()['cores']//workers)
-    logging.getLogger('distributed').setLevel(logging.CRITICAL)
+    silence_dask()
     settings = {'distributed.scheduler.allowed-failures': 0}  # `run_on` decides about a second attempt
     with dask.config.set(settings), \
          LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=MEMORY_LIMIT//workers, host='127.0.0.1',
@@ -157,14 +166,14 @@ def own_cluster(workers: int):
                       env=worker_environment(threads)) as cluster, \
          Client(cluster, set_as_default=False) as client: yield client
 
-# %% ../nbs/61_scale.ipynb #fd93e98c
+# %% ../nbs/61_scale.ipynb #0a4ce242
 @contextmanager
 def existing_cluster(address: str  # of a Dask scheduler, such as tcp://host:8786
                     ):
     "A client of a Dask scheduler that somebody else has started."
     require('scale', 'distributed')
     from distributed import Client
-    logging.getLogger('distributed').setLevel(logging.CRITICAL)
+    silence_dask()
     try: client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(f'no Dask scheduler answers at {address} ({type(error).__name__})') from None
