@@ -1,0 +1,82 @@
+// Draw the faces of a picture: a turned square around each, and a label that covers no face and no other label.
+
+const MAX_SHOWN_SIDE = 1600  // pixels; larger pictures are shown reduced
+const GAP = 2                // between a face and its label, CSS pixels
+const FONT_SIZE = 14         // CSS pixels
+
+/** Corners of a face, turned around its centre, in pixels of the picture. */
+function corners([left, top, width, height, , angle]) {
+  const a = angle*Math.PI/180, x = left + width/2, y = top + height/2
+  return [[-1, -1], [1, -1], [1, 1], [-1, 1]].map(([i, j]) => {
+    const right = i*width/2, down = j*height/2
+    return [x + right*Math.cos(a) - down*Math.sin(a), y + right*Math.sin(a) + down*Math.cos(a)]
+  })
+}
+
+/** The upright rectangle around points: [left, top, right, bottom]. */
+const bounds = points => [...[0, 1].map(i => Math.min(...points.map(point => point[i]))),
+                          ...[0, 1].map(i => Math.max(...points.map(point => point[i])))]
+
+const common = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0]))
+  * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]))
+
+/** Where a label of a face covers least of the faces and labels that are there: above, below, beside, or shifted. */
+function placeLabel(face, width, height, gap, taken, size) {
+  const [left, top, right, bottom] = face, middle = (top + bottom - height)/2
+  const xs = [left, right - width, (left + right - width)/2], places = []
+  for (const y of [top - height - gap, bottom + gap]) places.push(...xs.map(x => [x, y]))
+  places.push([right + gap, top], [left - width - gap, top], [right + gap, middle], [left - width - gap, middle])
+  for (const i of [2, 3]) for (const x of xs) places.push([x, top - i*(height + gap)], [x, bottom + gap + (i - 1)*height])
+  let best, least = Infinity
+  for (const [x, y] of places) {
+    const [labelX, labelY] = [Math.max(0, Math.min(size[0] - width, x)), Math.max(0, Math.min(size[1] - height, y))]
+    const label = [labelX, labelY, labelX + width, labelY + height]
+    const covered = taken.reduce((sum, other) => sum + common(label, other), 0)
+    if (covered < least) [best, least] = [label, covered]
+    if (covered === 0) break
+  }
+  return best
+}
+
+/**
+ * Draw a picture with its faces.
+ * @param {HTMLCanvasElement} canvas in the document
+ * @param {CanvasImageSource} source the picture
+ * @param {number[]} size its width and height in pixels
+ * @param {{face: number[], text: string, color: string}[]} marks
+ * @returns {number[][]} labels: [left, top, right, bottom] in pixels of the canvas
+ */
+export function draw(canvas, source, [width, height], marks) {
+  const scale = Math.min(1, MAX_SHOWN_SIDE/Math.max(width, height))
+  const size = [width, height].map(side => Math.max(1, Math.round(side*scale)))
+  if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size
+  const pen = canvas.getContext('2d'), unit = canvas.width/(canvas.clientWidth || canvas.width)  // one CSS pixel
+  pen.fillStyle = '#fff'
+  pen.fillRect(0, 0, ...size)
+  pen.drawImage(source, 0, 0, ...size)
+  pen.font = `600 ${FONT_SIZE*unit}px system-ui, sans-serif`
+  pen.textBaseline = 'middle'
+  const outlines = marks.map(({face}) => corners(face).map(([x, y]) => [x*scale, y*scale]))
+  const taken = outlines.map(bounds), labels = []
+  marks.forEach(({color}, i) => {
+    const square = new Path2D()
+    outlines[i].forEach(([x, y], j) => j ? square.lineTo(x, y) : square.moveTo(x, y))
+    square.closePath()
+    for (const [style, line] of [['#000', 4], [color, 2.5]]) {
+      pen.strokeStyle = style
+      pen.lineWidth = line*unit
+      pen.stroke(square)
+    }
+  })
+  marks.forEach(({text, color}, i) => {
+    const wide = Math.min(size[0], pen.measureText(text).width + 8*unit)
+    const label = placeLabel(bounds(outlines[i]), wide, 1.4*FONT_SIZE*unit, GAP*unit, taken, size)
+    taken.push(label)
+    labels.push(label)
+    pen.fillStyle = color
+    pen.fillRect(label[0], label[1], wide, label[3] - label[1])
+    pen.fillStyle = '#000'
+    pen.fillText(text, label[0] + 4*unit, (label[1] + label[3])/2 + .5*unit, wide - 8*unit)
+  })
+  return labels
+}
