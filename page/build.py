@@ -11,6 +11,7 @@ import sys
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from platformdirs import user_cache_path
 
@@ -37,7 +38,12 @@ def fetch_runtime():
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         name, version = RUNTIME.rsplit('-', 1)
-        subprocess.run(['npm', 'pack', '--silent', f'{name}@{version}'], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with TemporaryDirectory(dir=folder) as scratch:
+            command = ['npm', 'pack', '--silent', '--pack-destination', scratch, f'{name}@{version}']
+            try: subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            except FileNotFoundError: raise UserError('npm is not installed: it comes with Node.js') from None
+            except subprocess.CalledProcessError: raise UserError(f'npm could not fetch {name} {version}') from None
+            (Path(scratch)/path.name).replace(path)
     found = hashlib.sha512(path.read_bytes()).hexdigest()
     if found != RUNTIME_SHA512:
         path.unlink()

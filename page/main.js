@@ -4,7 +4,7 @@ import {cropFace, SIZE} from './crop.js'
 import {findFaces, followFaces, loadDetector} from './detect.js'
 import {draw} from './draw.js'
 import {fetchFile, openSession, pause, setUpRuntime} from './load.js'
-import {decodeImage, readPixels, UserError} from './pixels.js'
+import {blank, decodeImage, readPixels, UserError} from './pixels.js'
 
 const SEARCH_EVERY = 5             // video frames; the others are only searched around the faces of the frame before
 const UNCERTAIN_COLOR = '#c9ced6'
@@ -93,6 +93,7 @@ async function start() {
   setUpRuntime(binary)
   for (const [i, detector] of Object.keys(detectors).entries()) await loadDetector(detector, fetched[i])
   sessions[name] = await openSession(fetched.at(-1))
+  await predict(blank(SIZE, SIZE, 3), [[0, 0, SIZE, SIZE, 1, 0]])  // the first call is slower
   for (const id of ['choose', 'webcam', 'network']) element(id).disabled = false
   setStatus('Ready. Everything is loaded; the page also works offline.')
 }
@@ -221,7 +222,7 @@ async function runCamera(stream) {
   const {section, show} = makeResult('Webcam')
   await video.play()
   element('results').replaceChildren(section)
-  let faces = [], age = 0
+  let faces = [], age = 0, shown = null
   while (camera === stream && stream.active) {
     const started = performance.now(), frame = await createImageBitmap(video), image = readPixels(frame)
     const followed = faces.length && age < SEARCH_EVERY - 1 ? await followFaces(image, faces) : []
@@ -229,7 +230,8 @@ async function runCamera(stream) {
     else [faces, age] = [await findFaces(image), 0]
     const rows = await predict(image, faces)
     show(frame, frame.width, frame.height, rows)
-    frame.close()
+    shown?.close()
+    shown = frame  // stays open: it is drawn again when the window changes its size
     setStatus(`Webcam: ${count(rows.length)}, ${(1000/(performance.now() - started)).toFixed(1)} pictures a second.`)
     await new Promise(requestAnimationFrame)
   }
