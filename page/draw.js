@@ -26,7 +26,9 @@ function placeLabel(face, width, height, gap, taken, size) {
   const xs = [left, right - width, (left + right - width)/2], places = []
   for (const y of [top - height - gap, bottom + gap]) places.push(...xs.map(x => [x, y]))
   places.push([right + gap, top], [left - width - gap, top], [right + gap, middle], [left - width - gap, middle])
-  for (const i of [2, 3]) for (const x of xs) places.push([x, top - i*(height + gap)], [x, bottom + gap + (i - 1)*height])
+  for (const i of [2, 3]) {
+    for (const x of xs) places.push([x, top - i*(height + gap)], [x, bottom + gap + (i - 1)*height])
+  }
   let best, least = Infinity
   for (const [x, y] of places) {
     const [labelX, labelY] = [Math.max(0, Math.min(size[0] - width, x)), Math.max(0, Math.min(size[1] - height, y))]
@@ -38,17 +40,30 @@ function placeLabel(face, width, height, gap, taken, size) {
   return best
 }
 
+/** The size in which a picture is shown, in pixels. */
+function shownSize(width, height) {
+  const scale = Math.min(1, MAX_SHOWN_SIDE/Math.max(width, height))
+  return [width, height].map(side => Math.max(1, Math.round(side*scale)))
+}
+
+/** A copy in the size that is shown, which needs less memory. */
+export function reducedCopy(bitmap) {
+  const copy = document.createElement('canvas')
+  ;[copy.width, copy.height] = shownSize(bitmap.width, bitmap.height)
+  copy.getContext('2d').drawImage(bitmap, 0, 0, copy.width, copy.height)
+  return copy
+}
+
 /**
  * Draw a picture with its faces.
  * @param {HTMLCanvasElement} canvas in the document
- * @param {CanvasImageSource} source the picture
- * @param {number[]} size its width and height in pixels
+ * @param {CanvasImageSource} source the picture or a reduced copy of it
+ * @param {number[]} size width and height of the picture in pixels
  * @param {{face: number[], text: string, color: string}[]} marks
  * @returns {number[][]} labels: [left, top, right, bottom] in pixels of the canvas
  */
 export function draw(canvas, source, [width, height], marks) {
-  const scale = Math.min(1, MAX_SHOWN_SIDE/Math.max(width, height))
-  const size = [width, height].map(side => Math.max(1, Math.round(side*scale)))
+  const size = shownSize(width, height), scale = size[0]/width
   if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size
   const pen = canvas.getContext('2d'), unit = canvas.width/(canvas.clientWidth || canvas.width)  // one CSS pixel
   pen.fillStyle = '#fff'

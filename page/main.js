@@ -2,7 +2,7 @@
 import {answer, classify} from './classify.js'
 import {cropFace, SIZE} from './crop.js'
 import {findFaces, followFaces, loadDetector} from './detect.js'
-import {draw} from './draw.js'
+import {draw, reducedCopy} from './draw.js'
 import {fetchFile, openSession, pause, setUpRuntime} from './load.js'
 import {blank, decodeImage, readPixels, UserError} from './pixels.js'
 
@@ -11,13 +11,18 @@ const UNCERTAIN_COLOR = '#c9ced6'
 const WORKER_SECONDS = 5           // how long to wait for the service worker
 
 const element = id => document.getElementById(id)
-const percent = share => `${Math.round(100*share)} %`
+const percent = share => `${Math.round(100*share)}%`
 const sessions = {}                // name of a network → its session
 let about                          // about.json: texts, classes and files; written by build.py
 let camera = null                  // MediaStream while the webcam runs
-let work = Promise.resolve()       // the pictures are processed one after another
+let work = Promise.resolve()       // pictures are processed one after another
 
-function setStatus(text) { element('status').textContent = text }
+/** Set the line that screen readers announce when it changes. */
+function setStatus(text) {
+  if (element('status').textContent !== text) element('status').textContent = text
+}
+
+/** Show an error, or a text, or nothing. */
 function setError(error = '') {
   const unexpected = error && !(error instanceof UserError) && typeof error !== 'string'
   if (unexpected) console.error(error)
@@ -31,22 +36,29 @@ function create(tag, properties = {}, ...children) {
   return made
 }
 
+/** Run a task after those before it. */
+const enqueue = task => work = work.then(task).catch(setError)
+
 // ---- Loading
 
 /** Fetch files one by one, with a progress bar; `files` are entries of about.json. */
 async function fetchFiles(files, label) {
   const bar = element('progress'), total = files.reduce((sum, {bytes}) => sum + bytes, 0), fetched = []
   let received = 0
+  setStatus(`Loading ${label} …`)
   bar.hidden = false
   try {
     for (const {path} of files) {
       fetched.push(await fetchFile(path, bytes => {
         received += bytes
         bar.value = Math.min(1, received/total)
-        setStatus(`Loading ${label}: ${(received/1e6).toFixed(1)} of ${(total/1e6).toFixed(1)} MB …`)
+        element('loading').textContent = `${(received/1e6).toFixed(1)} of ${(total/1e6).toFixed(1)} MB`
       }))
     }
-  } finally { bar.hidden = true }
+  } finally {
+    bar.hidden = true
+    element('loading').textContent = ''
+  }
   return fetched
 }
 
@@ -57,15 +69,15 @@ async function startWorker() {
   const control = new Promise(resolve => serviceWorker.addEventListener('controllerchange', resolve, {once: true}))
   const giveUp = new Promise(resolve => setTimeout(resolve, 1000*WORKER_SECONDS))
   try {
-    await serviceWorker.register('sw.js', {updateViaCache: 'none'})
-    await Promise.race([control, giveUp])
+    const {active} = await serviceWorker.register('sw.js', {updateViaCache: 'none'})
+    if (!active) await Promise.race([control, giveUp])
   } catch { /* private windows of some browsers have none */ }
 }
 
 function describeNetwork() {
   const {notice, file} = about.networks[element('network').value]
   element('notice').textContent = notice
-  element('network-info').textContent = `${(file.bytes/1e6).toFixed(1)} MB to load`
+  element('network-info').textContent = `${(file.bytes/1e6).toFixed(1)} MB`
 }
 
 /** Load the chosen network unless it is there already. */
@@ -95,7 +107,7 @@ async function start() {
   sessions[name] = await openSession(fetched.at(-1))
   await predict(blank(SIZE, SIZE, 3), [[0, 0, SIZE, SIZE, 1, 0]])  // the first call is slower
   for (const id of ['choose', 'webcam', 'network']) element(id).disabled = false
-  setStatus('Ready. Everything is loaded; the page also works offline.')
+  setStatus(navigator.serviceWorker?.controller ? 'Ready. From now on, the page also works offline.' : 'Ready.')
 }
 
 // ---- Prediction
@@ -157,7 +169,7 @@ function makeResult(name) {
   section.setAttribute('aria-label', name)
   canvas.setAttribute('role', 'img')
   let redraw = () => {}
-  const show = (source, width, height, rows) => {
+  const show = (source, width, height, rows, note = '') => {
     const answers = rows.map(({probabilities}) => describe(probabilities))
     const marks = rows.map(({face}, i) => ({face, text: `${i + 1} ${answers[i].title}`, color: answers[i].color}))
     redraw = () => {
@@ -166,11 +178,12 @@ function makeResult(name) {
     canvas.width = width  // gives the canvas its place on the page before the labels are measured
     canvas.height = height
     redraw()
-    caption.textContent = `${name}: ${count(rows.length)}`
-    canvas.setAttribute('aria-label', [caption.textContent, ...answers.map(({title}) => title)].join(', '))
+    const title = `${name}: ${count(rows.length)}`
+    caption.textContent = title + note
+    canvas.setAttribute('aria-label', [title, ...answers.map(({title}) => title)].join(', '))
     cards.replaceChildren(...rows.map((row, i) => makeCard(row, i + 1)))
   }
-  new ResizeObserver(() => { if (!camera) redraw() }).observe(section)
+  new ResizeObserver(() => redraw()).observe(section)
   return {section, show}
 }
 
@@ -182,9 +195,10 @@ async function showPicture(blob, name) {
   const started = performance.now(), bitmap = await decodeImage(blob)
   await pause()
   const image = readPixels(bitmap), rows = await predict(image, await findFaces(image))
-  const {section, show} = makeResult(name)
+  const {section, show} = makeResult(name), copy = reducedCopy(bitmap)
+  bitmap.close()
   element('results').append(section)
-  show(bitmap, bitmap.width, bitmap.height, rows)
+  show(copy, image.width, image.height, rows)
   setStatus(`${name}: ${count(rows.length)} in ${((performance.now() - started)/1000).toFixed(1)} s.`)
 }
 
@@ -192,7 +206,7 @@ async function showPicture(blob, name) {
 function showPictures(files) {
   if (!files.length) return
   stopCamera()
-  work = work.then(async () => {
+  enqueue(async () => {
     setError()
     element('results').replaceChildren()
     const failed = []
@@ -218,6 +232,7 @@ function stopCamera() {
 
 /** Show the webcam with its faces until it is stopped. */
 async function runCamera(stream) {
+  if (camera !== stream) return
   const video = create('video', {muted: true, playsInline: true, srcObject: stream})
   const {section, show} = makeResult('Webcam')
   await video.play()
@@ -229,29 +244,30 @@ async function runCamera(stream) {
     if (followed.length && followed.length === faces.length) [faces, age] = [followed, age + 1]
     else [faces, age] = [await findFaces(image), 0]
     const rows = await predict(image, faces)
-    show(frame, frame.width, frame.height, rows)
+    const rate = (1000/(performance.now() - started)).toFixed(1)
+    show(frame, frame.width, frame.height, rows, `, ${rate} pictures a second`)
     shown?.close()
     shown = frame  // stays open: it is drawn again when the window changes its size
-    setStatus(`Webcam: ${count(rows.length)}, ${(1000/(performance.now() - started)).toFixed(1)} pictures a second.`)
+    setStatus(`Webcam: ${count(rows.length)}`)
     await new Promise(requestAnimationFrame)
   }
 }
 
 async function toggleCamera() {
   if (camera) return stopCamera()
+  const button = element('webcam')
   setError()
+  button.disabled = true
   try {
     if (!navigator.mediaDevices) throw new UserError('The webcam needs a page that was loaded over HTTPS.')
-    camera = await navigator.mediaDevices.getUserMedia({video: {width: {ideal: 640}, facingMode: 'user'}})
-    element('webcam').textContent = 'Stop webcam'
-    element('webcam').setAttribute('aria-pressed', 'true')
-    const stream = camera
-    await (work = work.then(() => runCamera(stream)))
+    const stream = await navigator.mediaDevices.getUserMedia({video: {width: {ideal: 640}, facingMode: 'user'}})
+    camera = stream
+    button.textContent = 'Stop webcam'
+    button.setAttribute('aria-pressed', 'true')
+    enqueue(() => runCamera(stream).finally(() => { if (camera === stream) stopCamera() }))
   } catch (error) {
-    work = Promise.resolve()
     setError(error instanceof DOMException ? `The webcam cannot be used (${error.message}).` : error)
-  }
-  stopCamera()
+  } finally { button.disabled = false }
 }
 
 // ---- Input

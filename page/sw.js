@@ -15,13 +15,13 @@ async function cleanUp() {
 }
 
 /** The file from the cache, or from the server. */
-async function reply(request, url) {
+async function reply(event, url) {
   const network = urls(NETWORKS).includes(url)
   const cache = await caches.open(network ? KEPT : PREFIX + VERSION)
   const found = await cache.match(url)
   if (found) return found
-  const response = await fetch(request)
-  if (network && response.ok) await cache.put(url, response.clone())
+  const response = await fetch(event.request)
+  if (network && response.ok) event.waitUntil(cache.put(url, response.clone()).catch(() => {}))  // if there is room
   return response
 }
 
@@ -36,6 +36,6 @@ self.addEventListener('fetch', event => {
   let url = event.request.url.split(/[?#]/)[0]
   if (url === self.registration.scope) url += 'index.html'
   if (event.request.method === 'GET' && urls([...SHELL, ...NETWORKS]).includes(url)) {
-    event.respondWith(reply(event.request, url))
+    event.respondWith(reply(event, url))
   }
 })

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -89,7 +90,9 @@ def open_page(context, address):
     "Open the page and wait until it is ready; collects requests and messages of the console in its attributes."
     page = context.new_page()
     page.requests, page.problems = [], []
-    page.on('console', lambda message: page.problems.append(message.text) if message.type in ('error', 'warning') else 0)
+    def keep(message):
+        if message.type in ('error', 'warning'): page.problems.append(message.text)
+    page.on('console', keep)
     page.on('pageerror', lambda error: page.problems.append(str(error)))
     context.on('request', lambda request: page.requests.append(request.url))
     page.goto(address)
@@ -128,7 +131,7 @@ def check(page, address):
 
 def collage(photo):
     "Four copies of a photograph, at different sizes."
-    canvas, x = Image.new('RGB', (1700, 1500), '#778'), 0
+    canvas = Image.new('RGB', (1700, 1500), '#778')
     for place, width in [((0, 0), 900), ((950, 20), 512), ((30, 1080), 300), ((900, 850), 180)]:
         canvas.paste(photo.resize((width, round(width*photo.height/photo.width)), Image.Resampling.LANCZOS), place)
     return canvas
@@ -149,7 +152,7 @@ def pictures():
     exif[0x0112] = 6  # to be shown turned by 90° clockwise
     small = photo.resize((150, 176), Image.Resampling.LANCZOS)
     large = photo.resize((2611, 3060), Image.Resampling.BICUBIC)
-    return dict(photo=open(PHOTO, 'rb').read(), rotated=encode(photo.rotate(25, Image.Resampling.BICUBIC, expand=True)),
+    return dict(photo=Path(PHOTO).read_bytes(), rotated=encode(photo.rotate(25, Image.Resampling.BICUBIC, expand=True)),
                 collage=encode(collage(photo)), orientation=encode(turned, exif=exif), small=encode(small),
                 large=encode(large), none=encode(Image.new('RGB', (300, 200), '#456')))
 
@@ -208,9 +211,19 @@ def test_pictures_are_shown_one_after_another(page, tmp_path):
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
+def test_drop(page):
+    page.evaluate("""async base64 => {
+      const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0)), dataTransfer = new DataTransfer()
+      dataTransfer.items.add(new File([bytes], 'dropped.jpg', {type: 'image/jpeg'}))
+      document.getElementById('drop').dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true}))
+    }""", base64.b64encode(pictures()['small']).decode())
+    wait_until(page, 'figcaption', 'dropped.jpg: 1 face')
+    assert page.locator('#results section').count() == page.locator('#results .face').count() == 1
+
+
 def test_webcam(page):
     page.click('#webcam')
-    wait_until(page, '#status', 'pictures a second')
+    wait_until(page, 'figcaption', 'pictures a second')
     assert page.get_attribute('#webcam', 'aria-pressed') == 'true' and page.inner_text('#error') == ''
     page.click('#webcam')
     assert page.get_attribute('#webcam', 'aria-pressed') == 'false'
