@@ -70,7 +70,7 @@ def write_licences(folder):
     "Copy the licences; the npm package has none, that of Python is the same software."
     runtime = Path(find_spec('onnxruntime').origin).parent
     for name, path in {'fer2013_cnn.txt': HERE.parent/'LICENSE', 'blazeface.txt': WEIGHTS/'blazeface.LICENSE.txt',
-                       'blazeface.md': WEIGHTS/'blazeface.md', 'onnxruntime-web.txt': runtime/'LICENSE',
+                       'blazeface-changes.txt': WEIGHTS/'blazeface.md', 'onnxruntime-web.txt': runtime/'LICENSE',
                        'onnxruntime-web-third-parties.txt': runtime/'ThirdPartyNotices.txt'}.items():
         shutil.copyfile(path, folder/name)
 
