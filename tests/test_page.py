@@ -77,9 +77,13 @@ def address(folder):
 
 
 @pytest.fixture(scope='module')
-def browser():
+def browser(tmp_path_factory):
+    "Chromium with a camera that shows the photograph."
     from playwright.sync_api import sync_playwright
-    camera = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream']
+    video = tmp_path_factory.mktemp('camera')/'photo.mjpeg'
+    video.write_bytes(4*encode(Image.open(PHOTO).convert('RGB')))
+    camera = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream',
+              f'--use-file-for-fake-video-capture={video}']
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', *camera])
         yield browser
@@ -183,6 +187,18 @@ def test_same_faces_and_answers_as_python(page, name, network):
     assert np.abs(ours['probabilities'] - probabilities).max() <= .01
 
 
+def test_faces_of_a_video_are_followed_as_in_python(page):
+    data = pictures()['rotated']
+    image = faces.open_image(data)
+    before = faces.find_faces(image) + [9, -6, 0, 0, 0, 3]
+    after = page.evaluate("""async ([base64, faces]) => {
+      const {decodeImage, readPixels} = await import('./pixels.js'), {followFaces} = await import('./detect.js')
+      const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0))
+      return followFaces(readPixels(await decodeImage(new Blob([bytes]))), faces)
+    }""", [base64.b64encode(data).decode(), before.tolist()])
+    assert np.abs(np.array(after) - faces.follow_faces(image, before)).max() < .1
+
+
 def test_time_of_a_face(page):
     "Printed; the limit is ten times what one thread needs, because other programs may run."
     data = base64.b64encode(pictures()['photo']).decode()
@@ -206,8 +222,11 @@ def test_pictures_are_shown_one_after_another(page, tmp_path):
         assert cards.nth(i).locator('dt').count() == len(shares) == 7 and abs(sum(shares) - 1) < .001
         assert ('uncertain' in cards.nth(i).inner_text()) == (max(shares) < .4)
     labels = json.loads(page.locator('#results canvas[role=img]').nth(1).get_attribute('data-labels'))
+    boxes = [json.loads(cards.nth(i).get_attribute('data-face'))[:4] for i in range(1, 5)]
+    scale = 1600/1700  # of the canvas
+    squares = [np.array([x, y, x + width, y + height])*scale for x, y, width, height in boxes]
     for i, (left, top, right, bottom) in enumerate(labels):
-        for other in labels[:i]:
+        for other in [*labels[:i], *squares]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
@@ -223,7 +242,8 @@ def test_drop(page):
 
 def test_webcam(page):
     page.click('#webcam')
-    wait_until(page, 'figcaption', 'pictures a second')
+    wait_until(page, 'figcaption', 'Webcam: 1 face')
+    wait_until(page, '.face')
     assert page.get_attribute('#webcam', 'aria-pressed') == 'true' and page.inner_text('#error') == ''
     page.click('#webcam')
     assert page.get_attribute('#webcam', 'aria-pressed') == 'false'
