@@ -1,8 +1,10 @@
-// Draw the faces of a picture: a turned square around each, and a label that covers no face and no other label.
+// Draw the faces of a picture: a turned square around each, and a label that covers no face and no other label if
+// there is room; in a crowd, only a number.
 
 const MAX_SHOWN_SIDE = 1600  // pixels; larger pictures are shown reduced
 const GAP = 2                // between a face and its label, CSS pixels
-const FONT_SIZE = 14         // CSS pixels
+const MAX_COVERED = .1       // share of the area of full labels that may cover something
+const FONT_SIZES = [14, 11]  // CSS pixels: of full labels, and of numbers where full labels have no room
 
 /** Corners of a face, turned around its centre, in pixels of the picture. */
 function corners([left, top, width, height, , angle]) {
@@ -20,13 +22,14 @@ const bounds = points => [...[0, 1].map(i => Math.min(...points.map(point => poi
 const common = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0]))
   * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]))
 
-/** Where a label of a face covers least of the faces and labels that are there: above, below, beside, or shifted. */
-function placeLabel(face, width, height, gap, taken, size) {
+/** Where a label of a face covers least of the faces and labels that are there: above, below, beside, or shifted.
+ *  A number is put close to its face only, at worst in the corner of the face's square. */
+function placeLabel(face, width, height, gap, taken, size, number) {
   const [left, top, right, bottom] = face, middle = (top + bottom - height)/2
   const xs = [left, right - width, (left + right - width)/2], places = []
-  for (const y of [top - height - gap, bottom + gap]) places.push(...xs.map(x => [x, y]))
+  for (const y of [top - height - gap, ...number ? [] : [bottom + gap]]) places.push(...xs.map(x => [x, y]))
   places.push([right + gap, top], [left - width - gap, top], [right + gap, middle], [left - width - gap, middle])
-  for (const i of [2, 3]) {
+  for (const i of number ? [] : [2, 3]) {
     for (const x of xs) places.push([x, top - i*(height + gap)], [x, bottom + gap + (i - 1)*height])
   }
   let best, least = Infinity
@@ -37,7 +40,25 @@ function placeLabel(face, width, height, gap, taken, size) {
     if (covered < least) [best, least] = [label, covered]
     if (covered === 0) break
   }
-  return best
+  const x = Math.max(0, left), y = Math.max(0, top)
+  if (number && least) best = [x, y, x + width, y + height]
+  return {label: best, covered: least}
+}
+
+/** Places for the labels of all faces, and the share of their area that covers something. */
+function placeLabels(pen, texts, number, faces, unit, size) {
+  const fontSize = FONT_SIZES[number ? 1 : 0]
+  const taken = [...faces], height = 1.4*fontSize*unit
+  let covered = 0, area = 0
+  pen.font = `600 ${fontSize*unit}px system-ui, sans-serif`
+  texts.forEach((text, i) => {
+    const width = Math.min(size[0], pen.measureText(text).width + 8*unit)
+    const placed = placeLabel(faces[i], width, height, GAP*unit, taken, size, number)
+    covered += placed.covered
+    area += width*height
+    taken.push(placed.label)
+  })
+  return {labels: taken.slice(faces.length), covered: covered/area}
 }
 
 /** The size in which a picture is shown, in pixels. */
@@ -69,10 +90,8 @@ export function draw(canvas, source, [width, height], marks) {
   pen.fillStyle = '#fff'
   pen.fillRect(0, 0, ...size)
   pen.drawImage(source, 0, 0, ...size)
-  pen.font = `600 ${FONT_SIZE*unit}px system-ui, sans-serif`
   pen.textBaseline = 'middle'
   const outlines = marks.map(({face}) => corners(face).map(([x, y]) => [x*scale, y*scale]))
-  const taken = outlines.map(bounds), labels = []
   marks.forEach(({color}, i) => {
     const square = new Path2D()
     outlines[i].forEach(([x, y], j) => j ? square.lineTo(x, y) : square.moveTo(x, y))
@@ -83,15 +102,17 @@ export function draw(canvas, source, [width, height], marks) {
       pen.stroke(square)
     }
   })
-  marks.forEach(({text, color}, i) => {
-    const wide = Math.min(size[0], pen.measureText(text).width + 8*unit)
-    const label = placeLabel(bounds(outlines[i]), wide, 1.4*FONT_SIZE*unit, GAP*unit, taken, size)
-    taken.push(label)
-    labels.push(label)
-    pen.fillStyle = color
-    pen.fillRect(label[0], label[1], wide, label[3] - label[1])
+  const place = (texts, number) => placeLabels(pen, texts, number, outlines.map(bounds), unit, size)
+  let texts = marks.map(({text}, i) => `${i + 1} ${text}`), {labels, covered} = place(texts, false)
+  if (covered > MAX_COVERED) {
+    texts = marks.map((_, i) => `${i + 1}`)
+    labels = place(texts, true).labels
+  }
+  labels.forEach(([left, top, right, bottom], i) => {
+    pen.fillStyle = marks[i].color
+    pen.fillRect(left, top, right - left, bottom - top)
     pen.fillStyle = '#000'
-    pen.fillText(text, label[0] + 4*unit, (label[1] + label[3])/2 + .5*unit, wide - 8*unit)
+    pen.fillText(texts[i], left + 4*unit, (top + bottom)/2 + .5*unit, right - left - 8*unit)
   })
   return labels
 }

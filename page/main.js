@@ -171,7 +171,7 @@ function makeResult(name) {
   let redraw = () => {}
   const show = (source, width, height, rows, note = '') => {
     const answers = rows.map(({probabilities}) => describe(probabilities))
-    const marks = rows.map(({face}, i) => ({face, text: `${i + 1} ${answers[i].title}`, color: answers[i].color}))
+    const marks = rows.map(({face}, i) => ({face, text: answers[i].title, color: answers[i].color}))
     redraw = () => {
       canvas.dataset.labels = JSON.stringify(draw(canvas, source, [width, height], marks))
     }
