@@ -230,6 +230,12 @@ def test_pictures_are_shown_one_after_another(page, tmp_path):
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
+@pytest.mark.parametrize('highest, uncertain', [(.39, True), (.41, False)])
+def test_uncertain(page, highest, uncertain):
+    found = page.evaluate("async row => (await import('./classify.js')).answer(row)", [.1, highest, .2])
+    assert found == dict(index=1, probability=highest, uncertain=uncertain)
+
+
 def test_drop(page):
     page.evaluate("""async base64 => {
       const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0)), dataTransfer = new DataTransfer()
