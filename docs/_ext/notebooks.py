@@ -16,7 +16,7 @@ LANGUAGE = dict(name='python', pygments_lexer='ipython3')  # nbdev removes it fr
 def defined_names(code):
     "Names that the code of an exported cell defines."
     for node in ast.parse(code).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): yield node.name
         for target in ast.walk(node) if isinstance(node, ast.Assign) else ():
             if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store): yield target.id
 
