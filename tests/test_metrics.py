@@ -118,7 +118,7 @@ PROTOCOL = ('**Protocol**: trained on 80 Training faces, with FER+ votes as a se
     (dict(private_test_opened=[]), 'PrivateTest opened 0 times', 'PrivateTest was not opened'),
     (dict(private_test_opened=['first', 'second']), 'PrivateTest opened 2 times', 'was opened 2 times'),
     (dict(tta=10), 'TTA 10', 'Seed 0'),
-    (OTHER, 'trained on <other>, not on this data', 'was trained on &lt;other&gt;, not on this data'),
+    (OTHER, 'trained on <other>, not on this data', 'was trained on &#60;other&#62;, not on this data'),
     (dict(config=None), 'PrivateTest opened once here', 'the training of this network is unknown')])
 def test_what_is_said_of_a_run(change, badge, protocol):
     run_info = dict(data=DATA, config=CONFIG, selected_epoch=3, private_test_opened=['once']) | change
@@ -145,7 +145,7 @@ def test_no_card_of_an_unfinished_run(evaluated_run):
     (dict(), '**Limits of use**: FER2013 consists of'),
     (dict(data=DATA | dict(synthetic=True)), '**Limits of use**: Trained on synthetic faces'),
     (dict(data=DATA | dict(synthetic=True, fingerprint='g'), trained=dict(data=DATA)), 'FER2013 consists of'),
-    (OTHER, '* **Trained on**: <other>, with FER+'),
+    (OTHER, '* **Trained on**: &#60;other&#62;, with FER+'),
     (dict(config=None, network_sha256='5e1f'), 'SHA-256 of its file: `5e1f`'),
     (dict(tta=10), 'Test-time augmentation with 10 views (TTA 10)')])
 def test_what_a_card_says(evaluated_run, change, expected):
