@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint lab export modules readme lock clean
+.PHONY: help install report test check lint hooks lab site export modules readme lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,21 @@ report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=
 test: $(STAMP)  ## every check that CI makes
 	@$(BIN)/python -m pytest
 
+check: $(STAMP)  ## the checks that take less than five minutes
+	@$(BIN)/python -m pytest -m 'not slow'
+
 lint: $(STAMP)  ## line lengths and unused names in notebooks, modules and tests
 	@$(BIN)/ruff check .
 
+hooks: $(STAMP)  ## before each git commit: export, clean, lint
+	@$(BIN)/pre-commit install
+
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs
+
+SITE := _docs
+site: $(STAMP)  ## build the web site, without the network: _docs/html/index.html
+	@$(BIN)/python docs/build.py '$(SITE)'
 
 export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write README.md
 	@$(MAKE) --no-print-directory modules && $(BIN)/nbdev_clean
@@ -53,5 +63,5 @@ lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@mv constraints.part constraints.txt
 
 clean:  ## remove .venv and build leftovers; outputs/ and data/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) _docs build dist *.egg-info .pytest_cache .ruff_cache
 	find fer2013_cnn tests -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,8 @@ import pytest
 from fer2013_cnn.core import UserError
 from fer2013_cnn.prediction.demo import build_page, free_port, upload_widget
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize('options, says', [
     (dict(model='huge'), "unknown model 'huge'"), (dict(detector='hawk'), "unknown detector 'hawk': expected haar")])

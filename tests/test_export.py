@@ -8,6 +8,8 @@ import pytest
 from fer2013_cnn.core import UserError
 from fer2013_cnn.data.synthetic import synthetic_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def dataset():

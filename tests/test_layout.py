@@ -131,9 +131,11 @@ def canonical(name): return re.sub('[-_.]+', '-', name).lower()
 
 
 def test_every_dependency_is_imported_or_has_a_reason_and_every_import_is_declared():
-    "Of the package, the notebooks, the tests and the tools; atheris is installed by hand, see tools/fuzz.py."
-    own = {path.stem for path in [*(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py')]}
-    sources = [path.read_text() for name in ('fer2013_cnn', 'tests', 'tools') for path in (ROOT/name).rglob('*.py')]
+    "Of the package, notebooks, tests, tools and site; atheris is installed by hand, see tools/fuzz.py."
+    own = {path.stem for path in [*(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py'),
+                                 *(ROOT/'docs').rglob('*.py')]}
+    sources = [path.read_text() for name in ('fer2013_cnn', 'tests', 'tools', 'docs')
+               for path in (ROOT/name).rglob('*.py')]
     used = {module for source in sources for module in imported(source)}
     used |= {module for page in [*NOTEBOOKS, *REPORTS] for source in code_of(page) for module in imported(source)}
     provided = packages_distributions()
@@ -174,8 +176,34 @@ def test_parameters_cells_keep_their_tag():
         assert sum('parameters' in cell['metadata'].get('tags', []) for cell in cells) == 1, path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook, real_data):
     flags = ['--flags', 'realdata'] if real_data else []
     done = call('nbdev_test', '--path', notebook, '--n_workers', 0, '--do_print', *flags)
     assert done.returncode == 0 and 'Success.' in done.stdout + done.stderr
+
+
+def test_version_is_the_same_everywhere():
+    "In settings.ini, the package, the changelog and the citation; and in the tag of this commit, if it has one."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT/'settings.ini')
+    version = settings['DEFAULT']['version']
+    assert f'__version__ = "{version}"' in (ROOT/'fer2013_cnn'/'__init__.py').read_text()
+    changes = re.findall(r'(?m)^## (\S+) – (unreleased|\d{4}-\d\d-\d\d)$', (ROOT/'CHANGELOG.md').read_text())
+    assert changes[0][0] == version
+    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
+    git = ['git', 'tag', '--points-at', 'HEAD']
+    tags = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if tags: assert f'v{version}' in tags and changes[0][1] != 'unreleased'
+
+
+def test_addresses_derive_from_one():
+    "Each link to the repository begins with `git_url` of settings.ini, each link to the site with `doc_url`."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT/'settings.ini')
+    known = tuple(settings['DEFAULT'][name].rstrip('/') for name in ('git_url', 'doc_url'))
+    names = ('README.md', 'CITATION.cff', 'CHANGELOG.md', 'CONTRIBUTING.md', *NOTEBOOKS, *REPORTS)
+    for path in [ROOT/name for name in names]:
+        for link in re.findall(r'https?://[^\s)"\'\\]+', path.read_text()):
+            if settings['DEFAULT']['user'] in link: assert link.startswith(known), f'{path.name}: {link}'

@@ -15,7 +15,8 @@ from fer2013_cnn.core import checksum, CLASSES, OFFICIAL_COUNTS, SPLITS, UNKNOWN
 from fer2013_cnn.data.audit import audit, describe_findings, exact_groups, near_groups, near_pairs, not_leaked
 from fer2013_cnn.data.folders import read_dataset
 from fer2013_cnn.data.load import (
-    FERPLUS_COLUMNS, KAGGLE_HANDLE, content_digest, download_kaggle, ferplus_majority, file_state, find_data,
+    FERPLUS_COLUMNS, KAGGLE_HANDLE, content_digest, digest_record, download_kaggle, ferplus_majority, file_state,
+    find_data,
     kaggle_cache, kaggle_handle, load_data, load_ferplus, read_cache, read_ferplus, source_digest, source_files,
     source_path, write_cache)
 from fer2013_cnn.data.synthetic import EXPRESSIONS, render_faces, sample_labels, synthetic_dataset
@@ -320,3 +321,15 @@ def test_no_near_pairs_of_one_image(dataset):
     groups = exact_groups(images)
     pairs = near_pairs(images, groups)
     assert len(pairs) == 0 and near_groups(groups, pairs).tolist() == [0, 0]
+
+
+def test_a_stored_digest_that_is_wrong_is_forgotten(tmp_path, dataset):
+    "It is noticed when the source is read; the next try succeeds."
+    csv, cache = tmp_path/'fer.csv', tmp_path/'cache'
+    write_csv(csv, dataset, 0)
+    source_digest(csv, cache)
+    record = digest_record(csv, cache)
+    saved = json.loads(record.read_text())
+    record.write_text(json.dumps(saved | dict(digest='0'*64)))
+    with pytest.raises(UserError, match='changed while it was read'): load_data(csv, cache)
+    assert len(load_data(csv, cache)) > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from fer2013_cnn.core import SPLITS, UserError, utc_now, write_json
+from fer2013_cnn.core import SPLITS, UserError, read_run, utc_now, write_json, write_run
 from fer2013_cnn.evaluation.metrics import (apply_temperature, check_not_private, confusion, confusion_metrics,
     evaluate, evaluate_run, fit_temperature, summarize_predictions)
 from fer2013_cnn.evaluation.plots import plot_headline, save_figure
@@ -135,7 +135,7 @@ def test_no_card_before_both_splits_are_evaluated(run, metrics):
 
 def test_no_card_of_an_unfinished_run(evaluated_run):
     text = write_card(evaluated_run, 'mine', 1000).read_text(encoding='utf-8')
-    assert text.startswith('# mine\n') and '/home/me' not in text and '/data' not in text
+    assert '---\n\n# mine\n' in text and 'license' not in text and '/home/me' not in text and '/data' not in text
     update_run(evaluated_run, finished=None)
     with pytest.raises(UserError, match='not finished and scored on both test splits'):
         write_card(evaluated_run, 'mine', 1000)
@@ -149,7 +149,8 @@ def test_no_card_of_an_unfinished_run(evaluated_run):
     (dict(config=None, network_sha256='5e1f'), 'SHA-256 of its file: `5e1f`'),
     (dict(tta=10), 'Test-time augmentation with 10 views (TTA 10)')])
 def test_what_a_card_says(evaluated_run, change, expected):
-    update_run(evaluated_run, **change)
+    run_info = read_run(evaluated_run) | change
+    write_run(evaluated_run, {name: value for name, value in run_info.items() if value is not None})
     assert expected in write_card(evaluated_run, 'mine', 1000).read_text(encoding='utf-8')
 
 

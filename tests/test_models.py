@@ -223,7 +223,7 @@ def test_other_choices_are_rejected(name):
 
 @pytest.mark.parametrize('preset, changes, message', [
     ('fast', {}, "unknown preset 'fast': expected smoke, quick"),
-    ('quick', dict(epoch=3), "unknown setting 'epoch': expected model, epochs"),
+    ('quick', dict(epoch=3), "unknown setting 'epoch': expected translation, rotation"),
     ('quick', dict(epochs='three'), 'epochs=three, expected a value of type int'),
     ('quick', dict(epochs=2.5), 'epochs=2.5, expected a value of type int'),
     ('quick', dict(learning_rate=''), 'learning_rate=, expected a value of type float'),

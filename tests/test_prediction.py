@@ -256,10 +256,11 @@ def test_predict_images_stopped(toy, capsys):
 def test_copy_that_cannot_be_drawn(tmp_path, toy, capsys):
     no_faces = to_frame(np.empty((0, 5)), np.empty((0, 2)), ('dark', 'light'))
     result = ImageResult('a'*300 + '.jpg', no_faces, Image.new('L', (9, 9)))
-    save_annotated(result, tmp_path)  # with a shorter name
-    assert len([*tmp_path.iterdir()]) == 1
-    with patch('os.replace', side_effect=OSError(28, 'No space left on device')): save_annotated(result, tmp_path)
-    assert 'could not be drawn' in capsys.readouterr().out
+    save_annotated(result, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['a'*100 + '-faces.jpg']
+    with patch.object(Image.Image, 'save', side_effect=OSError(28, 'No space left on device')):
+        save_annotated(result, tmp_path)
+    assert 'could not be drawn' in capsys.readouterr().out and len([*tmp_path.iterdir()]) == 1
 
 
 @pytest.mark.parametrize('source, message', [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from common import BIN, QUIET, ROOT, call
 
+pytestmark = pytest.mark.slow
 PARAMETERS = dict(small=300_000, base=2_000_000)  # at most
 WITHOUT_KERAS = ('core', 'data.load', 'data.audit', 'model.inference', 'training.run', 'evaluation.metrics',
                  'evaluation.tables', 'evaluation.plots', 'evaluation.compare', 'prediction.faces',
@@ -199,7 +200,7 @@ def film(path, photograph):
 
 NEEDS = [(['train', '--data', 'sample'], 'keras', 'train'), (['evaluate', 'run'], 'scipy', 'evaluate'),
          (['report', '--list'], 'papermill', 'report'), (['export', 'base'], 'keras', 'train'),
-         (['demo'], 'gradio', 'demo')]
+         (['demo'], 'gradio', 'demo'), (['serve'], 'fastapi', 'serve')]
 
 
 def test_the_base_installation_predicts_and_prepares(wheel, photograph, tmp_path):

@@ -7,6 +7,7 @@ import time
 import pytest
 from common import BIN, QUIET, REPORTS, ROOT, call
 
+pytestmark = pytest.mark.slow
 FORBIDDEN = ('<script', '<link', 'src="http', 'import ', 'Traceback')
 
 

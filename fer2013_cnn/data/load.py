@@ -6,9 +6,10 @@
 __all__ = ['KAGGLE_HANDLE', 'SAMPLES', 'SETTLED', 'ARRAYS', 'METADATA', 'READER_VERSION', 'ENTRY_SCHEMA',
            'FERPLUS_COLUMNS',
            'FERPLUS_AS_FER2013', 'kaggle_handle', 'kaggle_cache', 'download_kaggle', 'find_data', 'source_path',
-           'source_files', 'reading', 'content_digest', 'file_state', 'source_state', 'last_change', 'source_digest',
-           'entry_checksum', 'remove_abandoned', 'write_entry', 'write_cache', 'open_entry', 'read_cache', 'clean_up',
-           'read_unchanged', 'cache_folder', 'load_data', 'ferplus_majority', 'read_ferplus', 'load_ferplus']
+           'source_files', 'reading', 'content_digest', 'file_state', 'source_state', 'last_change', 'digest_record',
+           'source_digest', 'entry_checksum', 'remove_abandoned', 'write_entry', 'write_cache', 'open_entry',
+           'read_cache', 'clean_up', 'read_unchanged', 'removed_on_error', 'cache_folder', 'load_data',
+           'ferplus_majority', 'read_ferplus', 'load_ferplus']
 
 # %% ../../nbs/13_data.ipynb #e3e2a300
 import hashlib
@@ -131,11 +132,14 @@ def last_change(path: Path) -> float:
 # %% ../../nbs/13_data.ipynb #788d4141
 SETTLED = .1  # seconds
 
+def digest_record(path: Path, cache: Path) -> Path:
+    "The file in the cache that holds the digest of a source."
+    return cache/'sources'/f'{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]}.v2.json'
+
 def source_digest(path: Path, cache: Path) -> str:
     "`content_digest` of a source, stored in the cache for as long as no file's state changes."
     path = path.resolve()
-    state = source_state(path)
-    record = cache/'sources'/f'{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}.json'
+    state, record = source_state(path), digest_record(path, cache)
     with suppress(UserError):  # there is no record yet, or it is damaged
         saved = read_json(record, dict(state=str, digest=str))
         if saved['state'] == state and re.fullmatch('[0-9a-f]{64}', saved['digest']): return saved['digest']
@@ -238,6 +242,15 @@ def read_unchanged(path: Path, name: str, on_bad: str,
     if content_digest(path, digests) == digest and source_state(path) == state: return dataset
     raise UserError(f'{name} changed while it was read: try again when it is complete')
 
+# %% ../../nbs/13_data.ipynb #357c464f
+@contextmanager
+def removed_on_error(path: Path):
+    "Remove a file if the block raises `UserError`."
+    try: yield
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
+
 # %% ../../nbs/13_data.ipynb #a33386bd
 def cache_folder(cache: str | Path | None,  # None or '' for the default
                  source: Path               # of the data, must not contain the cache
@@ -266,7 +279,8 @@ def load_data(data: str | Path | None = None,   # see `find_data`
         entry = cache/f'{digest[:24]}-{on_bad}-{READER_VERSION}'
         dataset = read_cache(entry, verify)
         if dataset is None:
-            dataset = read_unchanged(path, name, on_bad, digest)
+            with removed_on_error(digest_record(path, cache)):  # the next try begins anew
+                dataset = read_unchanged(path, name, on_bad, digest)
             write_cache(entry, dataset)
     vars(dataset)['name'] = name  # the same content may have been cached under another name
     return dataset

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'ACCURACY_METRICS', 'PROBABILITY_METRICS', 'CLASS_METRIC_NAMES', 'PERCENTAGES', 'CARD_FACTS',
-           'CARD_METRICS', 'FER2013_LIMITS', 'SYNTHETIC_LIMITS', 'escape_markdown', 'format_percent', 'format_number',
-           'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table', 'metric_table',
-           'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'training_data', 'badges', 'badge_line',
-           'headline_html', 'data_paragraph', 'base_names', 'extra_targets', 'protocol_paragraph', 'card_metrics',
-           'card_facts', 'card_score_rows', 'card_duration', 'card_training', 'card_limits', 'card_precision',
-           'card_text', 'write_card', 'pretrained_accuracy']
+           'CARD_METRICS', 'FER2013_LIMITS', 'LICENCES', 'SYNTHETIC_LIMITS', 'CARD_TAGS', 'escape_markdown',
+           'format_percent', 'format_number', 'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table',
+           'metric_table', 'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'training_data',
+           'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
+           'protocol_paragraph', 'card_metrics', 'card_facts', 'card_score_rows', 'card_duration', 'card_training',
+           'card_limits', 'card_precision', 'card_results', 'card_header', 'card_text', 'write_card',
+           'pretrained_accuracy']
 
 # %% ../../nbs/41_evaluate.tables.ipynb #1586b464
 from html import escape
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import atomic_write, printable, read_run, SPLITS, UserError
+from ..core import atomic_write, printable, read_run, require, SPLITS, UserError
 from ..model.inference import pretrained_card, pretrained_names, WEIGHTS
 from ..training.run import read_metrics
 from .metrics import SUBSETS
@@ -197,8 +198,9 @@ def base_names(paths: str) -> str:
     return ','.join(Path(path).name for path in paths.split(','))
 
 def extra_targets(config: dict) -> str:
-    "The targets of a training besides the labels, as the end of a sentence."
-    text = ', with FER+ votes as a second target' if config.get('ferplus_csv') else ''
+    "The start of a training if it is not random, and its targets besides the labels, as the end of a sentence."
+    text = f", starting from {base_names(config['start_from'])}" if config.get('start_from') else ''
+    text += ', with FER+ votes as a second target' if config.get('ferplus_csv') else ''
     if config.get('teacher'):
         teacher = printable(base_names(config['teacher'])).replace('`', '')
         text += f", distilled from `{teacher}` (weight {config['distillation_weight']:g})"
@@ -286,7 +288,12 @@ def card_training(card: dict) -> str:
 # %% ../../nbs/41_evaluate.tables.ipynb #91b7c3f0
 FER2013_LIMITS = ('FER2013 consists of images found on the web by searching for emotion words. Many faces are posed, '
                   'people are unevenly represented, and labels are often wrong. A network trained on it predicts how '
-                  'an image would be labelled, not what a person feels. Do not use it for decisions about people.')
+                  'an image would be labelled, not what a person feels. Do not use it for decisions about people. In '
+                  'the European Union, AI systems that infer emotions of people at work and in education are '
+                  'prohibited since February 2025, except for medical or safety reasons ([Regulation (EU) '
+                  '2024/1689](https://eur-lex.europa.eu/eli/reg/2024/1689/oj), Article 5(1)(f)).')
+LICENCES = ('\n* **Licence**: MIT for the weights and the code. It does not cover the images of FER2013, which were '
+            'collected from the web and belong to others; the votes of FER+ are published under the MIT licence.')
 SYNTHETIC_LIMITS = 'Trained on synthetic faces, to try out this package. Not for photographs.'
 
 def card_limits(card: dict) -> str:
@@ -301,18 +308,48 @@ def card_precision(card: dict) -> str:
     return ('\n* **Precision**: kernels are stored in half precision; on PublicTest no probability differs from '
             f"the run's by more than {card['largest_difference']:.1g}.")
 
+# %% ../../nbs/41_evaluate.tables.ipynb #4608f5f0
+CARD_TAGS = ['facial-expression-recognition', 'emotion-recognition', 'fer2013', 'keras', 'onnx']
+
+def card_results(card: dict) -> list[dict]:
+    "The entries `results` of a model-index: accuracy and macro-F1 (0–1) of each test split of a card."
+    data, results = card['data'], []
+    is_fer2013 = data['description'].startswith('FER2013')
+    for split in [split for split in SPLITS if split in card['metrics']]:
+        metrics = card['metrics'][split]
+        dataset = dict(name='FER2013' if is_fer2013 else data['name'], type='fer2013' if is_fer2013 else 'other',
+                       split=split)
+        values = [dict(type='accuracy', name='accuracy', value=metrics['accuracy']),
+                  dict(type='f1', name='macro-F1', value=metrics['macro_f1'])]
+        results.append(dict(task=dict(type='image-classification', name='facial expression recognition'),
+                            dataset=dataset, metrics=values))
+    return results
+
+# %% ../../nbs/41_evaluate.tables.ipynb #4f200532
+def card_header(name: str, card: dict) -> str:
+    "The YAML header of a model card, between two lines `---`."
+    require('evaluate', 'yaml')
+    import yaml
+    facts = dict(license='mit') if 'largest_difference' in card else {}
+    facts |= dict(library_name='keras', pipeline_tag='image-classification', tags=CARD_TAGS, datasets=['fer2013'],
+                  metrics=['accuracy', 'f1'])
+    if not card['data']['description'].startswith('FER2013'): del facts['datasets']
+    facts['model-index'] = [dict(name=name, results=card_results(card))]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
+
 # %% ../../nbs/41_evaluate.tables.ipynb #5ce7a90b
 def card_text(name: str,  # the heading
               card: dict  # `card_facts`, parameters and tta; of a packaged network largest_difference
-             ) -> str:    # Markdown
+             ) -> str:    # Markdown, with a header in YAML
     "A model card (after Mitchell et al. 2019, arXiv 1810.03993)."
     data, tta, rows = card['data'], card.get('tta', 1), card_score_rows(card)
-    load = f": `fer2013_cnn.load_pretrained('{name}')`" if 'largest_difference' in card else ''
+    packaged = 'largest_difference' in card
+    load = f": `fer2013_cnn.load_pretrained('{name}')`" if packaged else ''
     leaks = ' *Not leaked*: faces without a pixel-identical copy in Training.' if 'not leaked' in rows else ''
     views = 'No test-time augmentation (TTA)' if tta == 1 else f'Test-time augmentation with {tta} views (TTA {tta})'
     tested = f"{escape_markdown(data['name'])} ({escape_markdown(data['description'])})"
     opened = n_times(len(card['private_test_opened']))
-    return f"""# {escape_markdown(name)}
+    return f"""{card_header(name, card)}# {escape_markdown(name)}
 
 One network, {card['parameters']:,} parameters{load}.
 
@@ -323,7 +360,7 @@ One network, {card['parameters']:,} parameters{load}.
 In brackets: 95 % bootstrap intervals.{leaks} {views}. Nothing was chosen on PrivateTest; it was opened {opened}.
 
 * **Tested on**: {tested}, fingerprint `{data['fingerprint']}`.
-{card_training(card)}{card_precision(card)}
+{card_training(card)}{card_precision(card)}{LICENCES if packaged else ''}
 * **Limits of use**: {card_limits(card)}
 """
 

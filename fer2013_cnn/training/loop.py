@@ -6,7 +6,7 @@
 __all__ = ['BEST', 'PREVIOUS', 'TrainingBatches', 'seed_generators', 'make_reproducible', 'save_network',
            'check_same_data',
            'teacher_probabilities', 'training_targets', 'FusedBatchNormalization', 'training_clone', 'compile_trainer',
-           'make_deterministic', 'build_trainer', 'validation_data', 'all_variables', 'save_checkpoint',
+           'make_deterministic', 'copy_weights', 'build_trainer', 'validation_data', 'all_variables', 'save_checkpoint',
            'load_checkpoint', 'check_disk_space', 'restore_best', 'replace_best', 'CheckpointCallback',
            'DivergenceCallback', 'format_epoch', 'format_time', 'ProgressCallback', 'make_predictions', 'predict_split',
            'load_progress', 'fit_network', 'save_best', 'load_unfinished', 'check_trainable', 'fit_and_save', 'train']
@@ -31,7 +31,7 @@ from ..core import (atomic_write, check_choice, checksum, Dataset, git_commit, l
 from ..data.load import load_ferplus
 from ..data.audit import brightness, not_leaked
 from ..model.zoo import build_model, keras, layers
-from ..model.inference import check_probabilities, load_network
+from ..model.inference import check_probabilities, load_network, open_network
 from ..model.tta import predict_proba
 from .config import recorded_config, TrainConfig
 from .augment import augmentation, mixup
@@ -169,12 +169,27 @@ def make_deterministic(seed: int):
     import tensorflow
     tensorflow.config.experimental.enable_op_determinism()
 
+# %% ../../nbs/34_train.ipynb #44388f99
+def copy_weights(network: keras.Model,
+                 source: str,         # a run folder or the name of a pretrained network, of the same architecture
+                 class_names: tuple   # of `network`
+                ):
+    "Copy the weights of a trained network; those of the last layer only if it has the same classes."
+    trained, about = open_network(source)
+    if not about or about['config']['model'] != network.name:
+        raise UserError(f'start_from={source} is not a trained network of the architecture {network.name}')
+    same_classes = tuple(about['data']['class_names']) == tuple(class_names)
+    for layer, other in zip(network.layers if same_classes else network.layers[:-1], trained.layers):
+        layer.set_weights(other.get_weights())
+
 # %% ../../nbs/34_train.ipynb #34a00070
 def build_trainer(dataset: Dataset, config: TrainConfig
                  ) -> tuple[keras.Model, keras.Model]:  # the clone; the trainer, which shares its weights
-    "Build a clone with random weights, and its trainer."
+    "Build a clone, with random weights unless `start_from` is set, and its trainer."
     make_deterministic(config.seed)
-    clone = training_clone(build_model(config.model, len(dataset.class_names)), config.dtype_policy)
+    network = build_model(config.model, len(dataset.class_names))
+    if config.start_from: copy_weights(network, config.start_from, dataset.class_names)
+    clone = training_clone(network, config.dtype_policy)
     return clone, compile_trainer(clone, config, len(dataset.indices('Training')))
 
 # %% ../../nbs/34_train.ipynb #34a00072
