@@ -59,7 +59,7 @@ readme: $(STAMP)
 lock: $(STAMP)  ## choose the newest versions again and write constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@{ echo "# What 'make' installs, for Python 3.10 to 3.13. Written by 'make lock' from settings.ini; do not edit."; \
-	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --extra dev setup.py; } > constraints.part
+	   $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --refresh-package fer2013-cnn --extra dev setup.py; } > constraints.part
 	@mv constraints.part constraints.txt
 
 clean:  ## remove .venv and build leftovers; outputs/ and data/ stay

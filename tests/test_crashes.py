@@ -7,6 +7,7 @@ from common import ROOT
 sys.path.insert(0, str(ROOT/'tools'))
 import crashes
 
+pytestmark = pytest.mark.slow
 KILLS = dict(train=1, report=1, predict=4, cache=4)
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from fer2013_cnn.core import UserError
 from fer2013_cnn.model.inference import Classifier
 from fer2013_cnn.prediction import faces
-from fer2013_cnn.prediction.faces import crop_face, decode_image, find_faces, find_images, mtcnn, open_image, read_file
-from fer2013_cnn.prediction.images import (ImageResult, annotate, format_summary, iter_images, open_result,
+from fer2013_cnn.prediction.faces import (crop_face, decode_image, find_faces, find_images, follow_faces, open_image,
+                                          read_file)
+from fer2013_cnn.prediction.images import (ImageResult, annotate, format_summary, open_result,
                                            predict_faces, predict_images, quantity, result_files, save_annotated,
                                            to_frame, unused_path)
 from fer2013_cnn.prediction.video import (expand_videos, iter_video, open_video, plot_emotions, predict, predict_video,
@@ -130,37 +131,40 @@ def test_find_images(tmp_path):
             open_image(error)
 
 
-def test_missing_mtcnn():
-    faces.mtcnn_network.cache_clear()
-    with patch.dict('sys.modules', {'mtcnn': None}), pytest.raises(UserError) as error:
-        mtcnn(Image.new('L', (99, 99)))
-    assert str(error.value) == "mtcnn is not installed: pip install 'fer2013_cnn[mtcnn]'"
-
-
 @pytest.mark.parametrize('size', [(1, 1), (5000, 2), (20_000, 40)])
 def test_images_of_odd_shape_have_no_face(size):
-    assert find_faces(Image.new('L', size)).shape == (0, 5)
+    assert find_faces(Image.new('L', size)).shape == (0, 6)
 
 
 def test_crop_outside_of_the_image():
     image = open_image(HOPPER)
-    assert crop_face(image, [-500, 900, 50, 50], 1.03).shape == (48, 48)
-    assert crop_face(image, [10, 10, 0, 0], 1.03).shape == (48, 48)
+    for face in ([-500, 900, 50, 50, 1, 20], [10, 10, 0, 0, 1, 0], [5000, 5000, 900, 900, 1, -30]):
+        assert crop_face(image, face).shape == (48, 48)
 
 
-def test_unknown_detector(toy):
-    message = "unknown detector 'hog': expected haar or mtcnn"
-    with pytest.raises(UserError, match=message):
-        find_faces(Image.new('L', (99, 99)), 'hog')
-    with pytest.raises(UserError, match=message):
-        next(iter_images([], toy, detector='hog'))
+@pytest.mark.parametrize('side', [20, 48, 50, 95.5, 96, 191, 192, 300, 500])
+def test_crop_follows_the_written_rule(side):
+    "The rule of 50_predict.faces, point by point."
+    pixels = np.random.default_rng(0).integers(0, 256, (450, 600), dtype=np.uint8)
+    x, y, angle, block = 301.3, 220.7, np.radians(17), max(1, int(side//96))
+    reduced = np.asarray(Image.fromarray(pixels).reduce(block)).astype(float)
+    height, width = reduced.shape
+    n, points = int(np.ceil(side/block/48)), []
+    for row in range(48*n):
+        for column in range(48*n):
+            right, down = ((place + .5)/48/n*side/block - side/block/2 for place in (column, row))
+            at_x = np.clip(x/block + right*np.cos(angle) - down*np.sin(angle) - .5, 0, width - 1)
+            at_y = np.clip(y/block + right*np.sin(angle) + down*np.cos(angle) - .5, 0, height - 1)
+            left, top = int(at_x), int(at_y)
+            (a, b), (c, d) = reduced[np.ix_([top, min(top + 1, height - 1)], [left, min(left + 1, width - 1)])]
+            points.append((1 - at_y + top)*(a + (at_x - left)*(b - a)) + (at_y - top)*(c + (at_x - left)*(d - c)))
+    expected = np.reshape(points, (48, n, 48, n)).mean((1, 3))
+    crop = crop_face(Image.fromarray(pixels), [x - side/2, y - side/2, side, side, 1, 17])
+    assert np.abs(crop - expected).max() < .51
 
 
-def test_missing_detector_shows_before_the_first_image(toy):
-    faces.mtcnn_network.cache_clear()
-    with patch.dict('sys.modules', {'mtcnn': None}), pytest.raises(UserError, match='not installed'):
-        next(iter_images([], toy, detector='mtcnn'))
-
+def test_follow_no_faces():
+    assert follow_faces(open_image(HOPPER), np.empty((0, 6))).shape == (0, 6)
 
 def test_no_images(toy):
     with pytest.raises(UserError, match='no image was processed'):
@@ -186,8 +190,8 @@ def test_a_hundred_faces_in_an_image(toy):
 
 
 def test_reserved_column_names():
-    table = to_frame(np.array([[1, 2, 3, 4, 50]]), np.array([[.9, .1]]), ('left', 'right'))
-    assert list(table)[4:] == ['confidence', 'emotion', 'left_', 'right']
+    table = to_frame(np.array([[1, 2, 3, 4, .9, 5]]), np.array([[.9, .1]]), ('left', 'right'))
+    assert list(table)[4:] == ['confidence', 'angle', 'emotion', 'left_', 'right']
     assert table.emotion[0] == 'left_'
 
 
@@ -221,7 +225,8 @@ def test_header_is_written_once(tmp_path, toy):
     assert [list(line) for line in lines] == keys
     assert lines[1]['faces'][0]['emotion'] == table.emotion[0]
     assert lines[1]['faces'][0]['width'] == table.width[0] == 48
-    assert list(lines[1]['faces'][0]) == ['left', 'top', 'width', 'height', 'confidence', 'emotion', 'dark', 'light']
+    assert list(lines[1]['faces'][0]) == ['left', 'top', 'width', 'height', 'confidence', 'angle', 'emotion',
+                                            'dark', 'light']
 
 
 def test_summary_lists_the_unread():
@@ -238,7 +243,7 @@ def test_open_result_creates_the_folder(tmp_path):
 def test_predict_images_names_all_unread(tmp_path, toy, capsys):
     kept = []
     with pytest.raises(UserError, match='nothing could be read: a.jpg: does not exist'):
-        predict_images(['a.jpg', 'b.jpg'], toy, False, 'haar', lambda *result: kept.append(result), None)
+        predict_images(['a.jpg', 'b.jpg'], toy, False, lambda *result: kept.append(result), None)
     assert capsys.readouterr().out == 'b.jpg: does not exist\n'
     assert [(name, error) for name, _, error in kept] == [('a.jpg', 'does not exist'), ('b.jpg', 'does not exist')]
 
@@ -248,13 +253,13 @@ def test_predict_images_stopped(toy, capsys):
         if name == 'ndarray 2':
             raise KeyboardInterrupt
     crops = [np.full((48, 48), 255, np.uint8)]*5
-    table, summary = predict_images(crops, toy, True, 'haar', keep, None)
+    table, summary = predict_images(crops, toy, True, keep, None)
     assert capsys.readouterr().out == 'Stopped after 2 of 5 images.\n'
     assert (len(table), summary) == (2, '2 images, 2 faces: 2 light.')
 
 
 def test_copy_that_cannot_be_drawn(tmp_path, toy, capsys):
-    no_faces = to_frame(np.empty((0, 5)), np.empty((0, 2)), ('dark', 'light'))
+    no_faces = to_frame(np.empty((0, 6)), np.empty((0, 2)), ('dark', 'light'))
     result = ImageResult('a'*300 + '.jpg', no_faces, Image.new('L', (9, 9)))
     save_annotated(result, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['a'*100 + '-faces.jpg']
@@ -313,7 +318,7 @@ def test_video_without_frames(toy, clip):
         with pytest.raises(UserError, match='has no frame that can be read'):
             predict_video(clip, toy)
         with pytest.raises(UserError, match='has no frame that can be read'):
-            predict_video_file(str(clip), toy, 'haar', 1, 0., lambda *_, **__: None, None)
+            predict_video_file(str(clip), toy, 1, 0., lambda *_, **__: None, None)
 
 
 def test_predict_video_file_stopped(tmp_path, toy, clip, capsys):
@@ -322,7 +327,7 @@ def test_predict_video_file_stopped(tmp_path, toy, clip, capsys):
         times.append(time)
         if len(times) == 3:
             raise KeyboardInterrupt
-    table, summary = predict_video_file(str(clip), toy, 'haar', 1, 0., keep, tmp_path)
+    table, summary = predict_video_file(str(clip), toy, 1, 0., keep, tmp_path)
     assert times == [0., .1, .2]
     assert capsys.readouterr().out == 'Stopped.\n'
     assert (len(table), summary.startswith('3 frames, 3 faces: 3 ')) == (3, True)

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from common import BIN, NOTEBOOKS, QUIET, REPORTS, ROOT
 
+pytestmark = pytest.mark.slow
 OFFLINE = {name: 'http://127.0.0.1:9' for name in ('HTTPS_PROXY', 'HTTP_PROXY', 'https_proxy', 'http_proxy')}
 PAGES = [path for path in NOTEBOOKS if re.match(r'\d\d_', path.name)] + REPORTS  # the order of reading
 LOADED = dict(script='src', img='src', iframe='src', source='src', link='href')

@@ -29,11 +29,11 @@ import pandas as pd
 from PIL import Image
 
 from ..core import require, UserError
-from ..model.inference import (Classifier, open_classifier, open_network,
+from ..model.inference import (Classifier, open_network,
     pretrained_card, pretrained_names, usage_notice)
-from .faces import find_faces, open_image
+from .faces import open_image
 from .images import (add_image_column, annotate, BOX, class_columns, crop_faces,
-    iter_images, predict_faces, result_files, to_frame)
+    iter_images, photo_classifier, predict_faces, result_files, to_frame)
 require('demo', 'gradio', 'ipywidgets', 'matplotlib')
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
@@ -71,20 +71,20 @@ def introduction(model: str | Path = 'base'  # see `open_classifier`
 
 # %% ../../nbs/54_predict.demo.ipynb #1c8d7e62
 def predict_photo(photo,                  # see `open_image`
-                  classifier: Classifier,
-                  detector: str = 'haar'  # one of `DETECTORS`
+                  classifier: Classifier
                  ) -> tuple:              # PIL image; DataFrame of `to_frame`; crops, uint8 (N, 48, 48)
     "Find the faces of a photograph and predict their emotions, the largest first."
     image = open_image(photo)
-    boxes, crops = crop_faces(image, False, detector)
+    boxes, crops = crop_faces(image, False)
     order = np.argsort(-boxes[:, 3], kind='stable')
-    faces = to_frame(boxes[order], classifier.predict(crops[order]), classifier.class_names)
+    rows = classifier.predict(crops[order])
+    faces = to_frame(boxes[order], rows, classifier.class_names, classifier.min_confidence)
     return image, faces, crops[order]
 
 # %% ../../nbs/54_predict.demo.ipynb #11d6ee05
 def shorten(faces: pd.DataFrame) -> pd.DataFrame:
     "Faces as the page shows them: numbered, probabilities with two decimals, boxes last."
-    table = faces.drop(columns=['confidence', *BOX]).round(2).join(faces[list(BOX)])
+    table = faces.drop(columns=['confidence', 'angle', *BOX]).round(2).join(faces[list(BOX)])
     if 'image' not in faces: table.insert(0, 'face', np.arange(1, len(faces) + 1))
     return table
 
@@ -108,7 +108,7 @@ def plot_face_heatmaps(model: str,
     "Grad-CAM of the predicted emotions of the first `MAX_HEATMAPS` faces."
     from fer2013_cnn.evaluation.grad_cam import grad_cam, overlay_heatmaps
     emotions, crops, classes = faces.emotion[:MAX_HEATMAPS], crops[:MAX_HEATMAPS], class_columns(faces)
-    class_indices = np.array([classes.index(emotion) for emotion in emotions])
+    class_indices = faces[classes][:MAX_HEATMAPS].to_numpy().argmax(1)  # also of uncertain ones
     heatmaps = grad_cam(keras_network(model), crops, class_indices, min_size=6)
     titles = [f'{number} {emotion}' for number, emotion in enumerate(emotions, 1)]
     return overlay_heatmaps(crops, heatmaps, titles, columns=min(4, len(crops)), size=1.5)
@@ -131,7 +131,6 @@ def check_upload(path: str) -> Path | UserError:
 # %% ../../nbs/54_predict.demo.ipynb #04657d2b
 def predict_many(paths: list,               # of images
                  classifier: Classifier,
-                 detector: str,             # one of `DETECTORS`
                  csv: Path,                 # file for the faces
                  progress: Callable = None  # is called with the share that is done, 0–1
                 ) -> tuple:                 # DataFrame of faces; DataFrame with columns image and reason
@@ -139,7 +138,7 @@ def predict_many(paths: list,               # of images
     images = [(Path(path).name, check_upload(path)) for path in paths]
     tables, unread = [], []
     with result_files(csv) as keep:
-        for number, result in enumerate(iter_images(images, classifier, detector=detector), 1):
+        for number, result in enumerate(iter_images(images, classifier), 1):
             keep(result.name, result.faces)
             tables.append(add_image_column(result.name, result.faces))
             if result.error: unread.append((result.name, result.error))
@@ -176,23 +175,23 @@ def photo_outputs(gradio, model: str):
     return annotated, show_heatmaps, heatmaps
 
 # %% ../../nbs/54_predict.demo.ipynb #de000007
-def answer_photo(gradio, path: str | None, classifier: Classifier, detector: str) -> tuple:
+def answer_photo(gradio, path: str | None, classifier: Classifier) -> tuple:
     "Values for status, annotated photograph, bars, table of faces, and the state for heatmaps."
     no_table = gradio.Dataframe(visible=False)
     if not path: return '', None, None, no_table, None
-    try: image, faces, crops = predict_photo(path, classifier, detector)
+    try: image, faces, crops = predict_photo(path, classifier)
     except UserError as error: return f'**No prediction**: {error}.', None, None, no_table, None
     annotated = annotate(image, faces)
     annotated.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
     if not len(faces):
-        status = '**No face was found.** The detector finds upright faces seen from the front.'
+        status = '**No face was found.** Faces are found if they are tilted by less than about 45 degrees.'
         return status, annotated, None, no_table, None
     probabilities = faces.iloc[0][class_columns(faces)].to_dict()
     table = gradio.Dataframe(shorten(faces), visible=True)
     return f"**{pluralize(len(faces), 'face')} found.**", annotated, probabilities, table, (crops, faces)
 
 # %% ../../nbs/54_predict.demo.ipynb #de000008
-def photo_tab(gradio, model: str, classifier: Classifier, detector: str):
+def photo_tab(gradio, model: str, classifier: Classifier):
     "The tab for one photograph."
     state = gradio.State(time_to_live=60*KEEP_MINUTES)
     with gradio.Row():
@@ -200,7 +199,7 @@ def photo_tab(gradio, model: str, classifier: Classifier, detector: str):
         with gradio.Column(): annotated, show_heatmaps, heatmaps = photo_outputs(gradio, model)
     table = gradio.Dataframe(label='All faces, the largest first', interactive=False, visible=False, elem_id='faces')
 
-    def answer(path): return answer_photo(gradio, path, classifier, detector)
+    def answer(path): return answer_photo(gradio, path, classifier)
 
     def explain(crops_and_faces, wanted):
         if not (wanted and crops_and_faces): return gradio.Plot(None, visible=False)
@@ -214,7 +213,7 @@ def photo_tab(gradio, model: str, classifier: Classifier, detector: str):
         event(explain, [state, show_heatmaps], heatmaps, show_progress_on=show_heatmaps, **options)
 
 # %% ../../nbs/54_predict.demo.ipynb #f30d2f4e
-def folder_tab(gradio, classifier: Classifier, detector: str):
+def folder_tab(gradio, classifier: Classifier):
     "The tab for many images: a table, a csv file, a list of unreadable files."
     files = gradio.Files(file_types=['image'], label='Your images', height=180, elem_id='files')
     status = gradio.Markdown(elem_id='status_many')
@@ -227,7 +226,7 @@ def folder_tab(gradio, classifier: Classifier, detector: str):
         if not paths: return '', *[output(visible=False) for output in outputs]
         Path(csv.GRADIO_CACHE).mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(dir=csv.GRADIO_CACHE))/'faces.csv'
-        faces, unread = predict_many(paths, classifier, detector, path, progress)
+        faces, unread = predict_many(paths, classifier, path, progress)
         return (f"**{pluralize(len(paths), 'file')}, {pluralize(len(faces), 'face')}.**",
                 gradio.DownloadButton(value=str(path), visible=len(faces) > 0),
                 gradio.Dataframe(shorten(faces), visible=len(faces) > 0),
@@ -237,17 +236,15 @@ def folder_tab(gradio, classifier: Classifier, detector: str):
                  concurrency_id='network', api_visibility='private')
 
 # %% ../../nbs/54_predict.demo.ipynb #3c0e7c1a
-def build_page(model: str | Path = 'base',  # see `open_classifier`
-               detector: str = 'haar'       # one of `DETECTORS`
-              ):                            # gradio.Blocks
+def build_page(model: str | Path = 'base'  # see `open_classifier`
+              ):                           # gradio.Blocks
     "The page, not yet served."
     gradio = import_gradio()
-    classifier = open_classifier(model)
-    find_faces(Image.new('L', (48, 48)), detector)  # a missing library is reported now, not at the first photograph
+    classifier = photo_classifier(model)
     with gradio.Blocks(title='Facial expressions', analytics_enabled=False, delete_cache=(60, 60*KEEP_MINUTES)) as page:
         gradio.Markdown(f'# Facial expressions\n{introduction(model)}', elem_id='introduction')
-        with gradio.Tab('One photograph'): photo_tab(gradio, str(model), classifier, detector)
-        with gradio.Tab('Many images'): folder_tab(gradio, classifier, detector)
+        with gradio.Tab('One photograph'): photo_tab(gradio, str(model), classifier)
+        with gradio.Tab('Many images'): folder_tab(gradio, classifier)
     return page
 
 # %% ../../nbs/54_predict.demo.ipynb #24051574
@@ -351,7 +348,6 @@ def offline_theme():
 
 # %% ../../nbs/54_predict.demo.ipynb #de000011
 def serve_demo(model: str | Path = 'base',  # see `open_classifier`
-               detector: str = 'haar',      # one of `DETECTORS`
                host: str = '127.0.0.1',     # any other lets other machines upload images
                port: int = 7860,            # 0: any free one
                open_browser: bool = False
@@ -359,7 +355,7 @@ def serve_demo(model: str | Path = 'base',  # see `open_classifier`
     "Serve the page until Ctrl-C, SIGTERM or SIGHUP."
     port = free_port(host, port)
     with temporary_upload_dir():
-        page = build_page(model, detector)
+        page = build_page(model)
         try:
             page.launch(server_name=host, server_port=port, inbrowser=open_browser, theme=offline_theme(),
                         app_kwargs=dict(middleware=[(LocalRequests, (), dict(host=host))]), **LAUNCH)

@@ -13,9 +13,9 @@ import socket
 from pathlib import Path
 
 from ..core import require, UserError
-from ..model.inference import Classifier, open_classifier, usage_notice
+from ..model.inference import Classifier, usage_notice
 from .faces import open_image
-from .images import class_columns, predict_faces
+from .images import class_columns, photo_classifier, predict_faces
 require('serve', 'fastapi', 'uvicorn')
 import uvicorn
 from fastapi import FastAPI, Request
@@ -33,7 +33,8 @@ class Face(BaseModel):
     width: int
     height: int
     confidence: float = Field(description='that this is a face, from the detector')
-    emotion: str
+    angle: float = Field(description='of the head, in degrees')
+    emotion: str = Field(description="the most probable class, or 'uncertain'")
     probabilities: dict[str, float] = Field(description='class → probability; their sum is 1')
 
 class Answer(BaseModel):
@@ -73,11 +74,11 @@ PHOTOGRAPH = dict(requestBody=dict(required=True, description='JPEG, PNG or anot
 # %% ../../nbs/55_predict.serve.ipynb #e8f3f9f1
 LOCAL_HOSTS = ['127.0.0.1', 'localhost', '[::1]']
 
-def build_service(model: str | Path = 'base',     # see `open_classifier`
+def build_service(model: str | Path = 'base',     # see `photo_classifier`
                   hosts: list[str] = LOCAL_HOSTS  # accepted names in the `Host` header; '*': all
                  ) -> FastAPI:
     "The application, with its network loaded."
-    classifier, limiter = open_classifier(model), asyncio.Semaphore(1)
+    classifier, limiter = photo_classifier(model), asyncio.Semaphore(1)
     app = FastAPI(title='fer2013_cnn', description=usage_notice(classifier.name), docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
 

@@ -15,6 +15,7 @@ __all__ = ['BEST', 'PREVIOUS', 'TrainingBatches', 'seed_generators', 'make_repro
 import json
 import logging
 import math
+import random
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ import time
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -187,10 +189,11 @@ def build_trainer(dataset: Dataset, config: TrainConfig
                  ) -> tuple[keras.Model, keras.Model]:  # the clone; the trainer, which shares its weights
     "Build a clone, with random weights unless `start_from` is set, and its trainer."
     make_deterministic(config.seed)
-    network = build_model(config.model, len(dataset.class_names))
-    if config.start_from: copy_weights(network, config.start_from, dataset.class_names)
-    clone = training_clone(network, config.dtype_policy)
-    return clone, compile_trainer(clone, config, len(dataset.indices('Training')))
+    with patch('random.randint', random.Random(config.seed).randint):  # by which Keras seeds each layer
+        network = build_model(config.model, len(dataset.class_names))
+        if config.start_from: copy_weights(network, config.start_from, dataset.class_names)
+        clone = training_clone(network, config.dtype_policy)
+        return clone, compile_trainer(clone, config, len(dataset.indices('Training')))
 
 # %% ../../nbs/34_train.ipynb #34a00072
 def validation_data(dataset: Dataset,
