@@ -339,7 +339,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 DATA_SCHEMA = dict(name=str, description=str, synthetic=bool, fingerprint=str, class_names=[str], notes=[str],
                    skipped=int, counts={...: {...: int}})
 RUN_SCHEMA = dict(
-    data=DATA_SCHEMA, config={...: (str, int, float)}, backend=str, started=str, finished=TEXT_OR_NONE,
+    data=DATA_SCHEMA, config=(dict, type(None)), backend=str, started=str, finished=TEXT_OR_NONE,
     selected_epoch=int, selected_on=str, private_test_opened=[str], resumed=[{...: object}], git_commit=TEXT_OR_NONE,
     versions={...: str}, machine=dict(processor=str, cores=int, system=str), model_sha256=TEXT_OR_NONE,
     network=str, network_sha256=str, parameters=int, tta=int, checksum=str,

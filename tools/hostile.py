@@ -846,13 +846,15 @@ def processes(folder):
 
 def run_group(name):
     "Failures of a group, name of the case → what broke; and the number of cases."
-    folder, failures, count = Path(tempfile.mkdtemp()), {}, 0
+    folder, failures, count, here = Path(tempfile.mkdtemp()), {}, 0, os.getcwd()
     limit = 300 if name in SLOW else LIMIT
+    os.chdir(folder)  # some names are relative
     for case, call in GROUPS[name](folder):
         count += 1
         with redirect_stdout(io.StringIO()): broken = run_case(call, limit)
         for leftover in ('faces',): shutil.rmtree(folder/leftover, ignore_errors=True)
         if broken: failures[case] = broken
+    os.chdir(here)
     shutil.rmtree(folder, ignore_errors=True)
     return failures, count
 

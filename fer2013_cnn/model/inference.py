@@ -119,7 +119,8 @@ def onnx_session(path: Path,
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
     if not path.is_file(): raise UserError(f'{path} does not exist')
-    try: return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    options = dict(sess_options=options, providers=['CPUExecutionProvider'], enable_fallback=0)  # which would print
+    try: return onnxruntime.InferenceSession(str(path), **options)
     except Exception as error:
         raise UserError(f'{path} cannot be opened ({type(error).__name__}): it is damaged, or no ONNX file') from None
 

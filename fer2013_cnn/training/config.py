@@ -100,6 +100,7 @@ def recorded_config(run_info: dict  # run.json
                    ) -> TrainConfig:
     "The configuration of a run. Raises `UserError` if a setting is unknown or has another type."
     types = {field.name: type(field.default) for field in fields(TrainConfig)}
+    if run_info['config'] is None: raise UserError('run.json has no configuration')
     for name, value in run_info['config'].items():
         if name not in types or type(value) not in (types[name], int if types[name] is float else types[name]):
             raise UserError(f'run.json is damaged: its configuration has {printable(name)}={printable(value)!r}')
