@@ -9,9 +9,9 @@ __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Mo
            'PixelRange', 'ClassNames', 'ToFolder', 'Grid', 'Seeds', 'Search', 'Trials', 'PrivateTest', 'print_version',
            'commands', 'interrupt', 'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell',
            'print_table', 'read_data', 'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models',
-           'predict', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts', 'check_failed',
-           'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports', 'absolute_data',
-           'sweep', 'print_sweep']
+           'predict', 'predict_here', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts',
+           'check_failed', 'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports',
+           'absolute_data', 'sweep', 'print_sweep']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
@@ -288,26 +288,31 @@ def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = 
             external: External = False, pixel_range: PixelRange = '0-255', class_names: ClassNames = '',
             to: ToFolder = None, workers: Workers = 0, cluster: Cluster = None):
     "Find faces and predict their emotions. Not for decisions about people."
-    from fer2013_cnn.model.inference import usage_notice
-    from fer2013_cnn.core import printable, say
-    from fer2013_cnn.prediction.images import drawing_folder, photo_classifier, predict_images, result_files
-    from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
+    photo = dict(model=model, tta=tta, min_confidence=min_confidence, priors=priors, external=external,
+                 pixel_range=pixel_range, class_names=class_names)
     if to or workers or cluster:
         check_bulk_options(to, dict(csv=csv, json=json, draw=draw, plot=plot))
-        return predict_in_parts(paths, to, workers, cluster, model=model, tta=tta, min_confidence=min_confidence,
-                                priors=priors, external=external, pixel_range=pixel_range, class_names=class_names,
-                                cropped=cropped, stride=stride, smooth=smooth)
+        predict_in_parts(paths, to, workers, cluster, **photo, cropped=cropped, stride=stride, smooth=smooth)
+    else: predict_here(paths, photo, cropped, stride, smooth, csv, json, draw, plot)
+
+# %% ../nbs/70_cli.ipynb #d88458aa
+def predict_here(paths: list[str], photo: dict, cropped: bool, stride: int, smooth: float,
+                 csv: Path | None, json: Path | None, draw: Path | None, plot: Path | None):
+    "Predict images or videos one after another; `photo` are options of `photo_classifier`."
+    from fer2013_cnn.core import printable, say
+    from fer2013_cnn.model.inference import usage_notice
+    from fer2013_cnn.prediction.images import drawing_folder, photo_classifier, predict_images, result_files
+    from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
     videos = expand_videos(paths)
     check_predict_options(videos, cropped, stride, smooth, plot)
-    classifier = photo_classifier(model, tta, min_confidence, priors, external=external, pixel_range=pixel_range,
-                                  class_names=class_names)
+    classifier = photo_classifier(**photo)
     with drawing_folder(draw), result_files(csv, json) as keep:
         for video in videos or [None]:
             if video: faces, summary = predict_video_file(video, classifier, stride, smooth, keep, draw)
             else: faces, summary = predict_images(paths, classifier, cropped, keep, draw)
             if not (csv or json): print_faces(faces)
             print(f'{printable(video)}: {summary}' if video else summary)
-    say(usage_notice(model))
+    say(usage_notice(photo['model']))
     for what, path in (('Faces', csv), ('Faces', json), ('Images', draw)):
         if path: say(f'{what}: {path}')
     if plot: save_plot(faces, plot)
