@@ -6,12 +6,12 @@
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Model', 'Tta', 'Workers', 'Cluster',
            'Paths', 'Csv',
            'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External',
-           'PixelRange', 'ClassNames', 'ToFolder', 'Grid', 'Seeds', 'Search', 'Trials', 'PrivateTest', 'print_version',
-           'commands', 'interrupt', 'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell',
-           'print_table', 'read_data', 'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models',
-           'predict', 'predict_here', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts',
-           'check_failed', 'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports',
-           'absolute_data', 'sweep', 'print_sweep']
+           'PixelRange', 'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each', 'Grid', 'Seeds', 'Search',
+           'Trials', 'PrivateTest', 'print_version', 'commands', 'interrupt', 'prepare_process', 'run_app', 'main',
+           'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'choose_config',
+           'evaluate', 'print_metrics', 'models', 'predict', 'predict_here', 'check_predict_options', 'print_faces',
+           'check_bulk_options', 'predict_in_parts', 'check_failed', 'export', 'demo', 'serve', 'report',
+           'print_reports', 'make_report', 'make_reports', 'absolute_data', 'sweep', 'print_sweep']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
@@ -409,11 +409,16 @@ def serve(model: Model = 'base',
     from fer2013_cnn.prediction.serve import serve as run_service
     run_service(model, host, port)
 
+# %% ../nbs/70_cli.ipynb #e24cfd99
+REPORTS_HELP = 'evaluate, compare_runs, data_audit, robustness, sweep or benchmark.'
+ReportName = Annotated[str, typer.Argument(help=REPORTS_HELP)]
+Each = Annotated[Optional[str], typer.Option('--each', metavar='PATTERN', help=(
+    "For the report 'evaluate': a report for each run that a pattern in quotes matches, and an index "
+    "page; in --run, or in the folder reports beside the runs."))]
+
 # %% ../nbs/70_cli.ipynb #0415a46b
 @app.command()
-def report(name: Annotated[str, typer.Argument(help=(
-               'evaluate, compare_runs, data_audit, robustness, sweep or benchmark.'))] = 'evaluate',
-           data: Data = None, preset: Preset = None, run: Run = None,
+def report(name: ReportName = 'evaluate', data: Data = None, preset: Preset = None, run: Run = None,
            model: Annotated[Optional[str], typer.Option(metavar='NAME|RUN|FILE', help=(
                "For the report 'evaluate': a trained network: a run folder, small, base, or a .keras file. "
                "Default: train one."))] = None,
@@ -424,9 +429,7 @@ def report(name: Annotated[str, typer.Argument(help=(
            cache: Cache = None,
            on_bad: Annotated[Optional[str], typer.Option(metavar='raise|skip', help=(
                'What to do with unusable rows and images.'))] = None,
-           each: Annotated[Optional[str], typer.Option('--each', metavar='PATTERN', help=(
-               "For the report 'evaluate': a report for each run that a pattern in quotes matches, and an index "
-               "page; in --run, or in the folder reports beside the runs."))] = None,
+           each: Each = None,
            workers: Workers = 0, cluster: Cluster = None):
     "Run a report notebook with papermill and write report.html."
     from fer2013_cnn.core import say
