@@ -33,17 +33,6 @@ def test_shuffled_labels_teach_nothing(tmp_path):
     assert (predictions.predicted == predictions.labels).mean() < .3
 
 
-@pytest.fixture(scope='module')
-def csv_file(tmp_path_factory):
-    "A csv with 210 synthetic faces to train on."
-    from fer2013_cnn import SPLITS, synthetic_dataset
-    dataset, path = synthetic_dataset((210, 70, 70)), tmp_path_factory.mktemp('csv')/'faces.csv'
-    lines = [f"{label},{' '.join(map(str, image.ravel()))},{SPLITS[split]}"
-             for image, label, split in zip(dataset.images, dataset.labels, dataset.splits)]
-    path.write_text('\n'.join(['emotion,pixels,Usage', *lines, '']))
-    return path
-
-
 def default_interrupt():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job inherits that it is ignored
 

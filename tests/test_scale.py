@@ -19,7 +19,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from fer2013_cnn import bulk
-from fer2013_cnn.core import SPLITS, UserError
+from fer2013_cnn.core import UserError
 from fer2013_cnn.scale import check_threads, finished_runs, only_driver, run_jobs, worker_environment
 
 slow = pytest.mark.slow
@@ -57,17 +57,6 @@ def serial(pictures, tmp_path_factory):
     counts, failed = bulk.predict_to([str(pictures)], folder)
     assert (counts['images'], counts['unread'], counts['without'], failed) == (1999, 1, 40, [])
     return rows(folder)
-
-
-@pytest.fixture(scope='module')
-def csv_file(tmp_path_factory):
-    "A csv with 210 synthetic faces to train on."
-    from fer2013_cnn import synthetic_dataset
-    dataset, path = synthetic_dataset((210, 70, 70)), tmp_path_factory.mktemp('csv')/'faces.csv'
-    lines = [f"{label},{' '.join(map(str, image.ravel()))},{SPLITS[split]}"
-             for image, label, split in zip(dataset.images, dataset.labels, dataset.splits)]
-    path.write_text('\n'.join(['emotion,pixels,Usage', *lines, '']))
-    return path
 
 
 def refusal(*words):
