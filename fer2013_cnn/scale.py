@@ -24,9 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from .core import machine_info, progress_bar, read_run, require, UserError, writing
+from .core import machine_info, only_process, progress_bar, read_run, require, UserError, writing
 
 # %% ../nbs/61_scale.ipynb #bff52a7a
 @dataclass(frozen=True)
@@ -224,15 +223,9 @@ def run_jobs(jobs: Iterable[dict],  # keyword arguments; to a deque, more can be
 @contextmanager
 def only_driver(folder: Path  # is created
                ):
-    "Hold the lock of a folder of results. Raises `UserError` if another process holds it."
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder/'.driver.lock', timeout=0)
-        try: lock.acquire()
-        except Timeout:
-            raise UserError(f'{folder} is in use by another process: wait for it, or choose another folder') from None
-    try: yield
-    finally: lock.release()
+    "Create a folder of results and hold its lock. Raises `UserError` if another process holds it."
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder, name='.driver.lock'): yield
 
 # %% ../nbs/61_scale.ipynb #47da7a69
 def finished_runs(pattern: str) -> list[Path]:

@@ -16,7 +16,7 @@ const MAX_SIDE = 1280
 const TILES = [640, 360]
 const SURROUNDINGS = 2.5
 const FRAME_SIDE = 1.1, FRAME_RISE = .1
-export const MIN_CONFIDENCE = .62
+export const MIN_FACE_CONFIDENCE = .62
 
 const loaded = {}  // name → {session, size, anchors}
 
@@ -209,7 +209,7 @@ function toSquares(candidates, scale) {
 export async function findFaces(image) {
   const [pixels, scale] = reduceImage(image)
   const looked = merge(await secondLook(pixels, await firstLook(pixels)))
-  const faces = toSquares(looked.filter(row => row[7] >= MIN_CONFIDENCE), scale)
+  const faces = toSquares(looked.filter(row => row[7] >= MIN_FACE_CONFIDENCE), scale)
   return faces.sort((a, b) => a[0] - b[0] || a[1] - b[1])
 }
 
@@ -232,5 +232,5 @@ function toCandidates(faces, scale) {
 export async function followFaces(image, faces) {
   const [pixels, scale] = reduceImage(image)
   const looked = await secondLook(pixels, toCandidates(faces, scale))
-  return toSquares(looked.filter(row => row[7] >= MIN_CONFIDENCE), scale)
+  return toSquares(looked.filter(row => row[7] >= MIN_FACE_CONFIDENCE), scale)
 }

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_FILE_BYTES', 'UNSUPPORTED_SUFFIXES', 'NETWORKS', 'MIN_SCORE', 'MAX_SIDE', 'TILES',
            'SURROUNDINGS',
-           'FRAME_SIDE', 'FRAME_RISE', 'MIN_CONFIDENCE', 'decode_image', 'image_from_array', 'read_file', 'load_pil',
-           'open_image', 'is_image_batch', 'images_in_folder', 'expand_source', 'find_images', 'blazeface', 'detect',
-           'tile_starts', 'inside', 'search', 'overlaps', 'merge', 'reduce_image', 'first_look', 'turn', 'tilt',
-           'cut_out', 'second_look', 'to_squares', 'confirm', 'find_faces', 'to_candidates', 'follow_faces',
+           'FRAME_SIDE', 'FRAME_RISE', 'MIN_FACE_CONFIDENCE', 'decode_image', 'image_from_array', 'read_file',
+           'load_pil', 'open_image', 'is_image_batch', 'images_in_folder', 'expand_source', 'find_images', 'blazeface',
+           'detect', 'tile_starts', 'inside', 'search', 'overlaps', 'merge', 'reduce_image', 'first_look', 'turn',
+           'tilt', 'cut_out', 'second_look', 'to_squares', 'confirm', 'find_faces', 'to_candidates', 'follow_faces',
            'sample_square', 'crop_face']
 
 # %% ../../nbs/50_predict.faces.ipynb #ae542b98
@@ -291,7 +291,7 @@ def to_squares(candidates: np.ndarray,
     return np.reshape(rows, (-1, 6))
 
 # %% ../../nbs/50_predict.faces.ipynb #82905525
-MIN_CONFIDENCE = .62
+MIN_FACE_CONFIDENCE = .62
 
 def confirm(pixels: np.ndarray,      # uint8 (H, W, 3)
             scale: float,            # of the pixels, see `reduce_image`
@@ -299,7 +299,7 @@ def confirm(pixels: np.ndarray,      # uint8 (H, W, 3)
            ) -> np.ndarray:          # float (N, 6), see `find_faces`
     "The candidates that are faces after the second look."
     looked = merge(second_look(pixels, candidates))
-    faces = to_squares(looked[looked[:, -1] >= MIN_CONFIDENCE], scale)
+    faces = to_squares(looked[looked[:, -1] >= MIN_FACE_CONFIDENCE], scale)
     return faces[np.lexsort((faces[:, 1], faces[:, 0]))]
 
 def find_faces(image: Image.Image  # L or RGB
