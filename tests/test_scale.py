@@ -105,11 +105,17 @@ def worker_processes(parents):
     return [child for child in found if 'spawn_main' in ' '.join(child.cmdline())]
 
 
+def open_folders(process):
+    "The folders of the files that a process has opened, such as the lock of a run."
+    try: return {Path(file.path).parent for file in process.open_files()}
+    except psutil.NoSuchProcess: return set()
+
+
 class Killer(threading.Thread):
-    "Watch a folder, and kill a worker each time that some number of files is reached."
-    def __init__(self, pattern, numbers, parents):
+    "Watch a folder, and kill a worker each time that some number of files is reached; if given, one in that run."
+    def __init__(self, pattern, numbers, parents, run=None):
         super().__init__(daemon=True)
-        self.pattern, self.numbers, self.parents = pattern, list(numbers), parents
+        self.pattern, self.numbers, self.parents, self.folder = pattern, list(numbers), parents, run
         self.inodes, self.killed, self.stopped = {}, [], threading.Event()
 
     def run(self):
@@ -120,8 +126,11 @@ class Killer(threading.Thread):
             time.sleep(.01)
 
     def kill(self):
+        victims = worker_processes(self.parents)
+        if self.folder: victims = [victim for victim in victims if self.folder in open_folders(victim)]
+        if not victims: return
         self.numbers.pop(0)
-        victim = worker_processes(self.parents)[-1]
+        victim = victims[-1]
         victim.send_signal(signal.SIGKILL)
         self.killed.append(victim.pid)
 
@@ -420,7 +429,8 @@ def test_a_worker_killed_in_training_changes_nothing(engine, csv_file, undisturb
     def lines():  # as paths that can be counted
         return [history]*history.read_text().count('\n') if history.exists() else []
 
-    with Killer(lines, [1], parents) as killer: failed, _ = train_twice(csv_file, tmp_path, 2, **arguments)
+    with Killer(lines, [1], parents, tmp_path/name) as killer:
+        failed, _ = train_twice(csv_file, tmp_path, 2, **arguments)
     assert len(killer.killed) == 1 and failed == []
     resumed = [run for run in tmp_path.glob('epochs=*') if 'resumed' in json.loads((run/'run.json').read_text())]
     assert len(resumed) == 1
