@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test check lint hooks lab site export modules readme lock clean
+.PHONY: help install report test check lint hooks lab page site export modules readme lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip 127.0.0.1 nbs
 
 SITE := _docs
-site: $(STAMP)  ## build the web site, without the network: _docs/html/index.html
+page: $(STAMP)  ## build the page that runs in the browser, with npm: _docs/page/index.html
+	@$(BIN)/python page/build.py '$(SITE)/page'
+
+site: $(STAMP)  ## build the web site, without the network: _docs/html/index.html; it has the page if that was built
 	@$(BIN)/python docs/build.py '$(SITE)'
 
 export: $(STAMP)  ## after an edit: notebooks -> fer2013_cnn/, clean them, write README.md

@@ -6,16 +6,15 @@
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Model', 'Tta', 'Workers', 'Cluster',
            'Paths', 'Csv',
            'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External',
-           'PixelRange', 'ClassNames', 'ToFolder', 'Grid', 'Seeds', 'Search', 'Trials', 'PrivateTest', 'print_version',
-           'commands', 'interrupt', 'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell',
-           'print_table', 'read_data', 'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'models',
-           'predict', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts', 'check_failed',
-           'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports', 'absolute_data',
-           'sweep', 'print_sweep']
+           'PixelRange', 'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each', 'Grid', 'Seeds', 'Search',
+           'Trials', 'PrivateTest', 'print_version', 'commands', 'prepare_process', 'run_app', 'main',
+           'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'choose_config',
+           'evaluate', 'print_metrics', 'models', 'predict', 'predict_here', 'check_predict_options', 'print_faces',
+           'check_bulk_options', 'predict_in_parts', 'check_failed', 'export', 'demo', 'serve', 'report',
+           'print_reports', 'make_report', 'make_reports', 'absolute_data', 'sweep', 'print_sweep']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
-import signal
 import sys
 from numbers import Integral
 from pathlib import Path
@@ -41,13 +40,8 @@ def commands(version: Annotated[bool, typer.Option('--version', callback=print_v
                  'Print the version and exit.'))] = False): pass
 
 # %% ../nbs/70_cli.ipynb #2d906d00
-def interrupt(number, frame): raise KeyboardInterrupt
-
 def prepare_process():
-    "Let SIGTERM and SIGHUP end the process as Ctrl-C does; replace closed standard streams."
-    for name in ('SIGTERM', 'SIGHUP'):  # SIGHUP: the terminal was closed; ignored below `nohup`
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL: signal.signal(number, interrupt)
+    "Replace closed standard streams, and set what libraries read when they are imported."
     if sys.stdout is None: sys.stdout = open(os.devnull, 'w')
     if sys.stderr is None: sys.stderr = open(os.devnull, 'w')
     sys.stdout.reconfigure(errors='backslashreplace')  # file names may contain any bytes
@@ -288,26 +282,31 @@ def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = 
             external: External = False, pixel_range: PixelRange = '0-255', class_names: ClassNames = '',
             to: ToFolder = None, workers: Workers = 0, cluster: Cluster = None):
     "Find faces and predict their emotions. Not for decisions about people."
-    from fer2013_cnn.model.inference import usage_notice
-    from fer2013_cnn.core import printable, say
-    from fer2013_cnn.prediction.images import drawing_folder, photo_classifier, predict_images, result_files
-    from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
+    photo = dict(model=model, tta=tta, min_confidence=min_confidence, priors=priors, external=external,
+                 pixel_range=pixel_range, class_names=class_names)
     if to or workers or cluster:
         check_bulk_options(to, dict(csv=csv, json=json, draw=draw, plot=plot))
-        return predict_in_parts(paths, to, workers, cluster, model=model, tta=tta, min_confidence=min_confidence,
-                                priors=priors, external=external, pixel_range=pixel_range, class_names=class_names,
-                                cropped=cropped, stride=stride, smooth=smooth)
+        predict_in_parts(paths, to, workers, cluster, **photo, cropped=cropped, stride=stride, smooth=smooth)
+    else: predict_here(paths, photo, cropped, stride, smooth, csv, json, draw, plot)
+
+# %% ../nbs/70_cli.ipynb #d88458aa
+def predict_here(paths: list[str], photo: dict, cropped: bool, stride: int, smooth: float,
+                 csv: Path | None, json: Path | None, draw: Path | None, plot: Path | None):
+    "Predict images or videos one after another; `photo` are options of `photo_classifier`."
+    from fer2013_cnn.core import printable, say
+    from fer2013_cnn.model.inference import usage_notice
+    from fer2013_cnn.prediction.images import drawing_folder, photo_classifier, predict_images, result_files
+    from fer2013_cnn.prediction.video import expand_videos, predict_video_file, save_plot
     videos = expand_videos(paths)
     check_predict_options(videos, cropped, stride, smooth, plot)
-    classifier = photo_classifier(model, tta, min_confidence, priors, external=external, pixel_range=pixel_range,
-                                  class_names=class_names)
+    classifier = photo_classifier(**photo)
     with drawing_folder(draw), result_files(csv, json) as keep:
         for video in videos or [None]:
             if video: faces, summary = predict_video_file(video, classifier, stride, smooth, keep, draw)
             else: faces, summary = predict_images(paths, classifier, cropped, keep, draw)
             if not (csv or json): print_faces(faces)
             print(f'{printable(video)}: {summary}' if video else summary)
-    say(usage_notice(model))
+    say(usage_notice(photo['model']))
     for what, path in (('Faces', csv), ('Faces', json), ('Images', draw)):
         if path: say(f'{what}: {path}')
     if plot: save_plot(faces, plot)
@@ -404,11 +403,16 @@ def serve(model: Model = 'base',
     from fer2013_cnn.prediction.serve import serve as run_service
     run_service(model, host, port)
 
+# %% ../nbs/70_cli.ipynb #e24cfd99
+REPORTS_HELP = 'evaluate, compare_runs, data_audit, robustness, sweep or benchmark.'
+ReportName = Annotated[str, typer.Argument(help=REPORTS_HELP)]
+Each = Annotated[Optional[str], typer.Option('--each', metavar='PATTERN', help=(
+    "For the report 'evaluate': a report for each run that a pattern in quotes matches, and an index "
+    "page; in --run, or in the folder reports beside the runs."))]
+
 # %% ../nbs/70_cli.ipynb #0415a46b
 @app.command()
-def report(name: Annotated[str, typer.Argument(help=(
-               'evaluate, compare_runs, data_audit, robustness, sweep or benchmark.'))] = 'evaluate',
-           data: Data = None, preset: Preset = None, run: Run = None,
+def report(name: ReportName = 'evaluate', data: Data = None, preset: Preset = None, run: Run = None,
            model: Annotated[Optional[str], typer.Option(metavar='NAME|RUN|FILE', help=(
                "For the report 'evaluate': a trained network: a run folder, small, base, or a .keras file. "
                "Default: train one."))] = None,
@@ -419,9 +423,7 @@ def report(name: Annotated[str, typer.Argument(help=(
            cache: Cache = None,
            on_bad: Annotated[Optional[str], typer.Option(metavar='raise|skip', help=(
                'What to do with unusable rows and images.'))] = None,
-           each: Annotated[Optional[str], typer.Option('--each', metavar='PATTERN', help=(
-               "For the report 'evaluate': a report for each run that a pattern in quotes matches, and an index "
-               "page; in --run, or in the folder reports beside the runs."))] = None,
+           each: Each = None,
            workers: Workers = 0, cluster: Cluster = None):
     "Run a report notebook with papermill and write report.html."
     from fer2013_cnn.core import say

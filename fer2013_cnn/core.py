@@ -77,7 +77,8 @@ def check_choice(what: str,   # for the message, such as 'preset'
                 ):
     "Raise `UserError` unless the value is one of the choices."
     if value in tuple(choices): return
-    raise UserError(f'unknown {what} {printable(value)!r}: expected {listed(choices)}')
+    shown = printable(value) if isinstance(value, str) else value
+    raise UserError(f'unknown {what} {shown!r}: expected {listed(choices)}')
 
 # %% ../nbs/00_core.ipynb #bbf24246
 def check_class_names(names,       # from a file or a user

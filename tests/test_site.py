@@ -43,7 +43,9 @@ def site(tmp_path_factory, testrun_uid):
 
 
 def build_site(folder):
-    "Run `make site` without the network; it must not print anything."
+    "Run `make site` without the network; it must not print anything. A stand-in takes the place of `make page`."
+    (folder/'page').mkdir(parents=True)
+    (folder/'page'/'index.html').write_text('<a href="../index.html">fer2013_cnn</a>')
     command = ['make', '--silent', 'site', f'SITE={folder}', f'VENV={BIN.parent}', f'--old-file={BIN.parent}/installed']
     done = subprocess.run(command, cwd=ROOT, env=QUIET | OFFLINE, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
@@ -59,6 +61,12 @@ def test_the_sidebar_lists_every_notebook_in_order(site, pages):
     links = [link for link in pages[site/'index.html'].links if link.startswith('nbs/')]
     expected = [path.with_suffix('.html').as_posix() for path in PAGES]
     assert list(dict.fromkeys(links)) == expected and all((site/name).exists() for name in expected)
+
+
+def test_the_page_that_runs_in_the_browser_is_linked(site, pages):
+    links = pages[site/'index.html'].links
+    assert 'page/index.html' in links and 'browser.html' in links
+    assert 'page/index.html' in pages[site/'browser.html'].links
 
 
 def test_every_notebook_links_to_colab(site, pages):

@@ -16,7 +16,7 @@ LANGUAGE = dict(name='python', pygments_lexer='ipython3')  # nbdev removes it fr
 def defined_names(code):
     "Names that the code of an exported cell defines."
     for node in ast.parse(code).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): yield node.name
         for target in ast.walk(node) if isinstance(node, ast.Assign) else ():
             if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store): yield target.id
 
@@ -84,11 +84,13 @@ def chapters():
         yield notebook_title(main), [f"{numbered_title(path)} </{PAGES[path].with_suffix('')}>" for path in paths]
 
 
-def write_front_page(folder):
-    "Write nbs/index.ipynb as front page, with the contents of the site."
+def write_front_page(folder, invitation=''):
+    "Write nbs/index.ipynb as front page, with the contents of the site, and the Markdown of `browser` if there is any."
     source = NBS/SETTINGS['readme_nb']
     cells = page_cells(read_notebook(source).cells, source)
-    trees = [toctree(['results/index', 'Example of a report <report>', 'models/index'], 'Results'),
+    if invitation: cells.insert(1, new_markdown_cell(invitation))
+    try_it = ['In the browser <browser>'] if invitation else []
+    trees = [toctree([*try_it, 'results/index', 'Example of a report <report>', 'models/index'], 'Results'),
              toctree(['cli', 'api/index', f"Repository <{SETTINGS['git_url']}>"], 'Reference')]
     trees += [toctree(pages, title) for title, pages in chapters()]
     trees += [toctree([str(PAGES[path].with_suffix('')) for path in REPORTS], 'Report notebooks')]

@@ -8,8 +8,8 @@ __all__ = ['MAX_PIXELS', 'MAX_FILE_BYTES', 'UNSUPPORTED_SUFFIXES', 'NETWORKS', '
            'FRAME_SIDE', 'FRAME_RISE', 'MIN_CONFIDENCE', 'decode_image', 'image_from_array', 'read_file', 'load_pil',
            'open_image', 'is_image_batch', 'images_in_folder', 'expand_source', 'find_images', 'blazeface', 'detect',
            'tile_starts', 'inside', 'search', 'overlaps', 'merge', 'reduce_image', 'first_look', 'turn', 'tilt',
-           'cut_out', 'second_look', 'to_squares', 'find_faces', 'to_candidates', 'follow_faces', 'sample_square',
-           'crop_face']
+           'cut_out', 'second_look', 'to_squares', 'confirm', 'find_faces', 'to_candidates', 'follow_faces',
+           'sample_square', 'crop_face']
 
 # %% ../../nbs/50_predict.faces.ipynb #ae542b98
 import glob
@@ -290,18 +290,25 @@ def to_squares(candidates: np.ndarray,
         rows.append([left/scale, top/scale, side/scale, side/scale, row[-1], angle])
     return np.reshape(rows, (-1, 6))
 
-# %% ../../nbs/50_predict.faces.ipynb #5c344cfe
+# %% ../../nbs/50_predict.faces.ipynb #82905525
 MIN_CONFIDENCE = .62
+
+def confirm(pixels: np.ndarray,      # uint8 (H, W, 3)
+            scale: float,            # of the pixels, see `reduce_image`
+            candidates: np.ndarray
+           ) -> np.ndarray:          # float (N, 6), see `find_faces`
+    "The candidates that are faces after the second look."
+    looked = merge(second_look(pixels, candidates))
+    faces = to_squares(looked[looked[:, -1] >= MIN_CONFIDENCE], scale)
+    return faces[np.lexsort((faces[:, 1], faces[:, 0]))]
 
 def find_faces(image: Image.Image  # L or RGB
               ) -> np.ndarray:     # float (N, 6): left, top, width, height in pixels, confidence, angle in degrees
     "Detect the faces in an image, sorted from left to right; see `to_squares`."
     pixels, scale = reduce_image(image)
-    looked = merge(second_look(pixels, first_look(pixels)))
-    faces = to_squares(looked[looked[:, -1] >= MIN_CONFIDENCE], scale)
-    return faces[np.lexsort((faces[:, 1], faces[:, 0]))]
+    return confirm(pixels, scale, first_look(pixels))
 
-# %% ../../nbs/50_predict.faces.ipynb #47923dea
+# %% ../../nbs/50_predict.faces.ipynb #f9d4d0f7
 def to_candidates(faces: np.ndarray,  # float (N, 6), see `to_squares`
                   scale: float = 1    # of the pixels in which they will be used
                  ) -> np.ndarray:     # float (N, 8)
@@ -316,11 +323,10 @@ def to_candidates(faces: np.ndarray,  # float (N, 6), see `to_squares`
 
 def follow_faces(image: Image.Image,  # L or RGB
                  faces: np.ndarray    # of the previous frame, see `find_faces`
-                ) -> np.ndarray:      # float (N, 6), those that were found again, in the same order
+                ) -> np.ndarray:      # float (N, 6), those that were found again
     "Find faces near their places in the previous frame of a video."
     pixels, scale = reduce_image(image)
-    looked = second_look(pixels, to_candidates(faces, scale))
-    return to_squares(looked[looked[:, -1] >= MIN_CONFIDENCE], scale)
+    return confirm(pixels, scale, to_candidates(faces, scale))
 
 # %% ../../nbs/50_predict.faces.ipynb #56ae7626
 def sample_square(grey: np.ndarray,                              # (H, W)

@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+# %% ../../nbs/34_train.ipynb #93de4af2
 from ..core import (atomic_write, check_choice, checksum, Dataset, git_commit, load_arrays, local_path,
     machine_info, only_process, package_versions, progress_bar, read_run, remove_leftovers, SPLITS, UNKNOWN,
     UserError, utc_now, writing)
