@@ -7,7 +7,7 @@ __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Mo
            'Paths', 'Csv',
            'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External',
            'PixelRange', 'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each', 'Grid', 'Seeds', 'Search',
-           'Trials', 'PrivateTest', 'print_version', 'commands', 'interrupt', 'prepare_process', 'run_app', 'main',
+           'Trials', 'PrivateTest', 'print_version', 'commands', 'prepare_process', 'run_app', 'main',
            'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'choose_config',
            'evaluate', 'print_metrics', 'models', 'predict', 'predict_here', 'check_predict_options', 'print_faces',
            'check_bulk_options', 'predict_in_parts', 'check_failed', 'export', 'demo', 'serve', 'report',
@@ -15,7 +15,6 @@ __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Mo
 
 # %% ../nbs/70_cli.ipynb #c11a0001
 import os
-import signal
 import sys
 from numbers import Integral
 from pathlib import Path
@@ -41,13 +40,8 @@ def commands(version: Annotated[bool, typer.Option('--version', callback=print_v
                  'Print the version and exit.'))] = False): pass
 
 # %% ../nbs/70_cli.ipynb #2d906d00
-def interrupt(number, frame): raise KeyboardInterrupt
-
 def prepare_process():
-    "Let SIGTERM and SIGHUP end the process as Ctrl-C does; replace closed standard streams."
-    for name in ('SIGTERM', 'SIGHUP'):  # SIGHUP: the terminal was closed; ignored below `nohup`
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL: signal.signal(number, interrupt)
+    "Replace closed standard streams, and set what libraries read when they are imported."
     if sys.stdout is None: sys.stdout = open(os.devnull, 'w')
     if sys.stderr is None: sys.stderr = open(os.devnull, 'w')
     sys.stdout.reconfigure(errors='backslashreplace')  # file names may contain any bytes

@@ -194,7 +194,7 @@ def write_pdf(page: Path) -> Path | None:
     "Print an HTML file to a PDF beside it; None if there is no browser that can do it."
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None: return None
-    with writing('the temporary folder'), tempfile.TemporaryDirectory() as scratch:
+    with writing('the temporary folder'), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         printed = Path(scratch)/'page.pdf'
         if not print_page(browser, page, printed, Path(scratch)/'profile'): return None
         with atomic_write(page.with_suffix('.pdf')) as temporary: shutil.copy(printed, temporary)

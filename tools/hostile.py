@@ -761,6 +761,7 @@ def stopped(words, after, number, says='', cwd=None, status=1):
         if not callable(after): break
     if process.poll() is None: process.send_signal(number)
     stderr = process.communicate(timeout=60)[1]
+    if process.returncode == -number and not stderr and after == .15: return  # Python itself was still starting
     one_line(subprocess.CompletedProcess([], process.returncode, '', stderr), says, status)
 
 

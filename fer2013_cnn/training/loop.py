@@ -16,7 +16,6 @@ import json
 import logging
 import math
 import random
-import re
 import shlex
 import shutil
 import time
@@ -78,7 +77,8 @@ def seed_generators(trainer: keras.Model, seed: int, epoch: int):
 def make_reproducible(path: Path):
     "Rewrite a .keras file, a zip archive, without times and addresses of objects: equal networks become equal bytes."
     with zipfile.ZipFile(path) as archive: contents = {name: archive.read(name) for name in archive.namelist()}
-    contents['config.json'] = re.sub(rb', "shared_object_id": \d+', b'', contents['config.json'])
+    def without_address(entries): return {name: value for name, value in entries.items() if name != 'shared_object_id'}
+    contents['config.json'] = json.dumps(json.loads(contents['config.json'], object_hook=without_address)).encode()
     about = json.loads(contents['metadata.json'])
     contents['metadata.json'] = json.dumps(about | dict(date_saved='')).encode()
     with zipfile.ZipFile(path, 'w') as archive:
