@@ -20,6 +20,9 @@ _PUBLIC = {
     'prediction.video': ('predict', 'predict_video'),
     'prediction.export': ('export_network',),
     'reporting': ('report',),
+    'scale': ('report_each', 'run_jobs'),
+    'sweep': ('train_sweep',),
+    'bulk': ('predict_to',),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ['__version__', *_MODULE_OF]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 PARAMETERS = dict(small=300_000, base=2_000_000)  # at most
 WITHOUT_KERAS = ('core', 'data.load', 'data.audit', 'model.inference', 'training.run', 'evaluation.metrics',
                  'evaluation.tables', 'evaluation.plots', 'evaluation.compare', 'prediction.faces',
-                 'prediction.images', 'prediction.video', 'cli')
+                 'prediction.images', 'prediction.video', 'scale', 'bulk', 'cli')
 
 
 def test_shuffled_labels_teach_nothing(tmp_path):
@@ -189,7 +189,8 @@ def film(path, photograph):
 
 NEEDS = [(['train', '--data', 'sample'], 'keras', 'train'), (['evaluate', 'run'], 'scipy', 'evaluate'),
          (['report', '--list'], 'papermill', 'report'), (['export', 'base'], 'keras', 'train'),
-         (['demo'], 'gradio', 'demo'), (['serve'], 'fastapi', 'serve')]
+         (['demo'], 'gradio', 'demo'), (['serve'], 'fastapi', 'serve'), (['sweep', '--to', 's1'], 'keras', 'train'),
+         (['predict', '.', '--to', 'faces'], 'pyarrow', 'scale')]
 
 
 def test_the_base_installation_predicts_and_prepares(wheel, photograph, tmp_path):
