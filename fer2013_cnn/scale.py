@@ -7,7 +7,7 @@ __all__ = ['KILLED', 'JobResult', 'describe_exception', 'run_job', 'next_job', '
            'check_threads',
            'run_on_worker', 'DaskRun', 'run_on', 'worker_environment', 'silence_dask', 'own_cluster',
            'existing_cluster', 'print_dashboard', 'job_engine', 'one_unit', 'run_jobs', 'only_driver', 'finished_runs',
-           'report_job', 'score_text', 'report_row', 'write_index', 'report_each']
+           'report_job', 'report_row', 'write_index', 'report_each']
 
 # %% ../nbs/61_scale.ipynb #bfc63c13
 import logging
@@ -249,22 +249,18 @@ def report_job(run: str,         # path of a trained run
         os.replace(temporary, target)
     return str(target/'report.html')
 
-# %% ../nbs/61_scale.ipynb #20a64872
-def score_text(score: float, interval: list[float]) -> str:
-    "A score with its interval, in per cent."
-    low, high = interval
-    return f'{100*score:.1f} % ({100*low:.1f}–{100*high:.1f})'
-
+# %% ../nbs/61_scale.ipynb #f8359938
 def report_row(folder: Path  # of a finished report
               ) -> dict:
-    "Link, data and PublicTest scores of a report for the index page."
+    "Link, settings and PublicTest scores of a report for the index page."
+    from fer2013_cnn.evaluation.tables import format_percent
     from fer2013_cnn.training.run import read_metrics
     info, scores = read_run(folder), read_metrics(folder)['PublicTest']
     name = escape(folder.name)
     return {'order': -scores['accuracy'], 'run': f'<a href="{name}/report.html">{name}</a>',
             'data': escape(info['data']['name']),
-            'accuracy': score_text(scores['accuracy'], scores['accuracy_ci95']),
-            'macro-F1': score_text(scores['macro_f1'], scores['macro_f1_ci95']), 'ECE': f"{scores['ece']:.3f}"}
+            'accuracy': format_percent(scores['accuracy'], scores['accuracy_ci95']),
+            'macro-F1': format_percent(scores['macro_f1'], scores['macro_f1_ci95']), 'ECE': f"{scores['ece']:.3f}"}
 
 # %% ../nbs/61_scale.ipynb #58f7567d
 def write_index(folder: Path) -> Path:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'CARD_SCHEMA', 'BATCH_SIZE', 'UNCERTAIN', 'PIXEL_RANGES', 'pretrained_names', 'pretrained_card',
-           'usage_notice', 'check_images', 'check_probabilities', 'Classifier', 'onnx_class_names', 'onnx_session',
-           'open_onnx', 'open_pretrained', 'unpack_weights', 'load_pretrained', 'load_keras_file', 'count_outputs',
-           'load_network', 'is_run', 'training_counts', 'open_network', 'input_shape', 'adapt_input',
-           'parse_class_names', 'join_class_names', 'class_order', 'own_class_names', 'run_classifier',
-           'external_classifier', 'open_classifier']
+           'usage_notice', 'check_images', 'check_probabilities', 'Classifier', 'onnx_class_names',
+           'environment_threads', 'onnx_session', 'open_onnx', 'open_pretrained', 'unpack_weights', 'load_pretrained',
+           'load_keras_file', 'count_outputs', 'load_network', 'is_run', 'training_counts', 'open_network',
+           'input_shape', 'adapt_input', 'parse_class_names', 'join_class_names', 'class_order', 'own_class_names',
+           'run_classifier', 'external_classifier', 'open_classifier']
 
 # %% ../../nbs/21_model.inference.ipynb #4c60fde5
 import csv
@@ -110,14 +110,19 @@ def onnx_class_names(session,    # onnxruntime.InferenceSession
     return names
 
 # %% ../../nbs/21_model.inference.ipynb #bfbb65b8
+def environment_threads() -> int:
+    "The number of threads in the environment variable OMP_NUM_THREADS, such as 4 in '4' or '4,2'; 0 without one."
+    number = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
+    return min(int(number), os.cpu_count() or 1) if number.isdecimal() else 0
+
 def onnx_session(path: Path,
-                 threads: int = 0  # 0: one a core
+                 threads: int = 0  # 0: OMP_NUM_THREADS, or one a core
                 ):                 # → onnxruntime.InferenceSession
     "Load an ONNX file."
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or environment_threads()  # they wait busily
     if not path.is_file(): raise UserError(f'{path} does not exist')
     options = dict(sess_options=options, providers=['CPUExecutionProvider'], enable_fallback=0)  # which would print
     try: return onnxruntime.InferenceSession(str(path), **options)
