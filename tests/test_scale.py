@@ -473,3 +473,26 @@ def test_refused_sweeps(words, message, csv_file, tmp_path):
     (['--workers', '2'], '--workers and --cluster need --each PATTERN')])
 def test_refused_reports(words, message):
     assert refusal('report', *words) == f'fer2013: {message}'
+
+
+# The page 'Beyond one machine'
+
+def minutes(preset):
+    info = json.loads((ROOT/'nbs'/'results'/preset/'run.json').read_text())
+    return (pd.Timestamp(info['finished']) - pd.Timestamp(info['started'])).total_seconds()/60
+
+
+def test_estimates_are_computed_from_measured_rates():
+    measured = json.loads((ROOT/'nbs'/'results'/'benchmark'/'scale.json').read_text())['times']
+    seconds = {name: values['wall'][0] for name, values in measured.items()}
+    hours = {'a million photographs': 1e6/256*seconds['256 photographs: 1 worker']/3600,
+             'a million face crops': 1e6/20_000*seconds['20,000 crops: this process']/3600}
+    hours |= {f'a hundred runs of `{preset}`': 100*minutes(preset)/60 for preset in ('quick', 'standard')}
+    page = (ROOT/'docs'/'beyond_one_machine.md').read_text()
+    for name, value in hours.items():
+        row = next(line for line in page.splitlines() if line.startswith(f'| {name} |')).strip('| ').split(' | ')
+        number, unit = row[3].split()
+        assert row[1:3] == [f'{value:.1f}', f'{value:.1f} h'] and row[4] == f'{.05*value:.2f}'
+        assert float(number) == pytest.approx(value/32*dict(h=1, min=60)[unit], rel=.03)
+    peaks = [measured[f'{number} crops: this process']['memory'][0] for number in ('1,000', '20,000')]
+    assert peaks[1] < 1.2*peaks[0] and f'{peaks[0]:.0f} MB after 1,000 crops and {peaks[1]:.0f} MB' in page
