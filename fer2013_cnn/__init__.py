@@ -15,6 +15,7 @@ _PUBLIC = {
     'evaluation.tables': ('class_table', 'metric_table'),
     'evaluation.plots': ('plot_confusion', 'plot_history'),
     'evaluation.external': ('evaluate_model',),
+    'evaluation.ensemble': ('make_ensemble',),
     'evaluation.grad_cam': ('grad_cam',),
     'prediction.images': ('annotate', 'predict_faces'),
     'prediction.video': ('predict', 'predict_video'),

@@ -343,6 +343,7 @@ RUN_SCHEMA = dict(
     selected_epoch=int, selected_on=str, private_test_opened=[str], resumed=[{...: object}], git_commit=TEXT_OR_NONE,
     versions={...: str}, machine=dict(processor=str, cores=int, system=str), model_sha256=TEXT_OR_NONE,
     network=str, network_sha256=str, parameters=int, tta=int, checksum=str,
+    weights=str, members=[dict(name=str, model_sha256=str, weight=NUMBER, config={...: object})],
     latency=dict(ms=NUMBER, load=(int, float, type(None)), machine={...: object}),
     trained=dict(data=DATA_SCHEMA, started=str, finished=TEXT_OR_NONE, git_commit=TEXT_OR_NONE, versions={...: str},
                  machine=dict(processor=str, cores=int, system=str)))

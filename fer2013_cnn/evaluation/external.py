@@ -63,7 +63,7 @@ def network_file(source: str  # a run folder, a .keras file, or the name of a pr
     return path if path.suffix == '.keras' else WEIGHTS/f'{source}.npz'
 
 # %% ../../nbs/44_evaluate.external.ipynb #d15249d6
-COPIED_KEYS = ('config', 'selected_epoch', 'selected_on', 'backend')
+COPIED_KEYS = ('config', 'members', 'weights', 'selected_epoch', 'selected_on', 'backend')
 TRAINED_KEYS = ('data', 'started', 'finished', 'git_commit', 'versions', 'machine')
 
 def known_training(metadata: dict  # run.json, the card of a pretrained network, or {}

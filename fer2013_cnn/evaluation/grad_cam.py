@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..core import show_faces, UserError
-from ..model.zoo import keras, layers
+from ..model.zoo import ensemble_members, keras, layers
 
 # %% ../../nbs/45_evaluate.grad_cam.ipynb #258d6837
 def flat_layers(network: keras.Model) -> list:
@@ -107,8 +107,11 @@ def grad_cam(network: keras.Model,
             ) -> np.ndarray:             # float32 (N, H, W), 0–1; all 0 where nothing raises the logit
     "Grad-CAM heatmap of each image (Selvaraju et al. 2017, arXiv 1610.02391). Needs the TensorFlow backend."
     if not len(images): return np.zeros(images.shape[:3], np.float32)
-    coarse = coarse_heatmaps(network, images, class_indices, min_size)
-    heatmaps = np.asarray(keras.ops.image.resize(coarse[..., None], images.shape[1:3]))[..., 0]
+    if members := ensemble_members(network):
+        heatmaps = sum(weight*grad_cam(member, images, class_indices, min_size) for member, weight in members.items())
+    else:
+        coarse = coarse_heatmaps(network, images, class_indices, min_size)
+        heatmaps = np.asarray(keras.ops.image.resize(coarse[..., None], images.shape[1:3]))[..., 0]
     highest = heatmaps.max((1, 2), keepdims=True)
     return np.divide(heatmaps, highest, out=np.zeros_like(heatmaps), where=highest > 0)
 

@@ -21,7 +21,7 @@ from ..core import atomic_write, Dataset, read_run, require, show_faces, SPLITS,
 from ..data.audit import exact_groups, not_leaked
 from ..model.inference import load_network
 from ..model.tta import predict_proba
-from ..training.config import TrainConfig
+from ..training.config import recorded_config, TrainConfig
 from ..training.loop import train
 
 # %% ../../nbs/46_evaluate.label_noise.ipynb #2add2e2d
@@ -49,7 +49,7 @@ def train_fold(part: Dataset,  # of `fold_data`
     "Train on a fold, resume it, or leave it if it is finished."
     run_info = read_run(run) if (run/'run.json').exists() else None
     origin = (part.fingerprint, config)
-    if run_info and (run_info['data']['fingerprint'], TrainConfig(**run_info['config'])) != origin:
+    if run_info and (run_info['data']['fingerprint'], recorded_config(run_info)) != origin:
         raise UserError(f'{run} was started with other data or another configuration: choose another folder')
     finished = run_info and run_info['finished']
     print(f'{part.name}:', 'already trained' if finished else f'{config.epochs} epochs of {config.model}', flush=True)

@@ -6,11 +6,11 @@
 __all__ = ['METRIC_NAMES', 'ACCURACY_METRICS', 'PROBABILITY_METRICS', 'CLASS_METRIC_NAMES', 'PERCENTAGES', 'CARD_FACTS',
            'CARD_METRICS', 'FER2013_LIMITS', 'LICENCES', 'SYNTHETIC_LIMITS', 'CARD_TAGS', 'escape_markdown',
            'format_percent', 'format_number', 'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table',
-           'metric_table', 'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'training_data',
-           'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
-           'protocol_paragraph', 'card_metrics', 'card_facts', 'card_score_rows', 'card_duration', 'card_training',
-           'card_limits', 'card_precision', 'card_results', 'card_header', 'card_text', 'write_card',
-           'pretrained_accuracy']
+           'metric_table', 'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'is_known',
+           'training_data', 'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
+           'ensemble_text', 'member_table', 'protocol_paragraph', 'card_metrics', 'without_folders', 'card_facts',
+           'card_score_rows', 'card_duration', 'ensemble_training', 'card_training', 'card_limits', 'card_precision',
+           'card_results', 'card_header', 'card_text', 'write_card', 'pretrained_accuracy']
 
 # %% ../../nbs/41_evaluate.tables.ipynb #1586b464
 from html import escape
@@ -142,22 +142,28 @@ def n_times(count: int) -> str:
     "'once', or the number: '2 times'."
     return 'once' if count == 1 else f'{count} times'
 
+def is_known(about: dict  # run.json, or the facts of a card
+            ) -> bool:
+    "Whether it is known how the network, or the members of an ensemble, were trained."
+    return bool(about.get('config') or about.get('members'))
+
 def training_data(run_info: dict) -> dict | None:
     "The entry `data` of the run in which the network was trained; None if that is unknown."
-    return run_info.get('trained', run_info)['data'] if run_info.get('config') else None
+    return run_info.get('trained', run_info)['data'] if is_known(run_info) else None
 
 # %% ../../nbs/41_evaluate.tables.ipynb #2d60980c
 def badges(run_info: dict  # run.json
           ) -> list[str]:
     "The conditions of a result, each as a short text."
-    data, trained_on, config = run_info['data'], training_data(run_info), run_info.get('config') or {}
-    texts = [data['description']]
+    data, trained_on, members = run_info['data'], training_data(run_info), run_info.get('members', [])
+    configs = [member['config'] for member in members] or [run_info.get('config') or {}]
+    texts = [data['description'], *([f'ensemble of {len(members)} networks'] if members else [])]
     if trained_on is None: texts.append('training data unknown')
     elif trained_on['fingerprint'] == data['fingerprint']: texts.append('epoch selected on PublicTest')
     else: texts.append(f"trained on {trained_on['name']}, not on this data")
-    if config.get('ferplus_csv'): texts.append('FER+ votes as a second target')
+    if any(config.get('ferplus_csv') for config in configs): texts.append('FER+ votes as a second target')
     if run_info.get('tta', 1) > 1: texts.append(f"TTA {run_info['tta']}")
-    here = '' if config else ' here'
+    here = '' if trained_on else ' here'
     return [*texts, f"PrivateTest opened {n_times(len(run_info['private_test_opened']))}{here}"]
 
 # %% ../../nbs/41_evaluate.tables.ipynb #4e70d9c8
@@ -206,6 +212,21 @@ def extra_targets(config: dict) -> str:
         text += f", distilled from `{teacher}` (weight {config['distillation_weight']:g})"
     return text
 
+# %% ../../nbs/41_evaluate.tables.ipynb #3172077a
+def ensemble_text(about: dict  # run.json of an ensemble, or the facts of its card
+                 ) -> str:     # Markdown
+    "Names and weights of the members, as the end of a sentence."
+    members = [f"{escape_markdown(member['name'])} ({member['weight']:.2f})" for member in about['members']]
+    weights = 'weights fitted on PublicTest' if about['weights'] == 'fitted' else 'equal weights'
+    return f"the mean probabilities of {len(members)} networks with {weights}: {', '.join(members)}"
+
+def member_table(run_info: dict  # run.json of an ensemble
+                ) -> pd.DataFrame:
+    "Architecture, epochs, seed and weight of each member."
+    rows = [{name: member['config'].get(name) for name in ('model', 'epochs', 'seed')} | dict(weight=member['weight'])
+            for member in run_info['members']]
+    return pd.DataFrame(rows, index=[printable(member['name']) for member in run_info['members']])
+
 # %% ../../nbs/41_evaluate.tables.ipynb #fdf48932
 def protocol_paragraph(run_info: dict,  # run.json
                        reason: str      # why this data and configuration
@@ -221,6 +242,9 @@ def protocol_paragraph(run_info: dict,  # run.json
     elif trained_on['fingerprint'] != data['fingerprint']:
         protocol = (f"the network was trained on {escape_markdown(trained_on['name'])}, not on this data; the test "
                     f'faces were not compared with its training faces. {opened}.')
+    elif 'members' in run_info:
+        protocol = (f"{ensemble_text(run_info)}. They were trained on {faces['Training']} Training faces, and the "
+                    f"epoch of each was selected on {faces['PublicTest']} PublicTest faces; {opened}.")
     else:
         epoch = f"Epoch {run_info['selected_epoch']} of {config['epochs']}"
         protocol = (f"trained on {faces['Training']} Training faces{extra_targets(config)}. {epoch} was selected on "
@@ -238,6 +262,10 @@ def card_metrics(metrics: dict) -> dict:
     return {name: metrics[name] for name in CARD_METRICS} | parts
 
 # %% ../../nbs/41_evaluate.tables.ipynb #a61fd0c3
+def without_folders(config: dict) -> dict:
+    "A configuration whose files and runs are named without their folders."
+    return config | {name: base_names(config[name]) for name in ('ferplus_csv', 'teacher') if config.get(name)}
+
 def card_facts(run: Path) -> dict:
     "The facts of a run for its card; None for what is unknown. The run must be evaluated on both test splits."
     run_info, metrics = read_run(run), read_metrics(run)
@@ -246,8 +274,10 @@ def card_facts(run: Path) -> dict:
                         f'fer2013 evaluate {run} --split PrivateTest')
     training = {name: fact for name, fact in run_info.get('trained', {}).items() if name != 'data'}
     facts = {name: (run_info | training).get(name) for name in CARD_FACTS}
-    if facts['config']:
-        facts['config'] |= {name: base_names(facts['config'][name]) for name in ('ferplus_csv', 'teacher')}
+    if facts['config']: facts['config'] = without_folders(facts['config'])
+    if members := run_info.get('members'):
+        members = [member | dict(config=without_folders(member['config'])) for member in members]
+        facts |= dict(members=members, weights=run_info['weights'])
     facts['metrics'] = {split: card_metrics(metrics[split]) for split in SPLITS[1:]}
     trained_on = training_data(run_info)
     other_data = trained_on and trained_on['fingerprint'] != run_info['data']['fingerprint']
@@ -269,9 +299,18 @@ def card_duration(card: dict) -> str:
     return f"{minutes:.0f} minutes{', pauses included,' if card.get('resumed') else ''}"
 
 # %% ../../nbs/41_evaluate.tables.ipynb #de167155
+def ensemble_training(card: dict, data: dict) -> str:
+    "Describe how the members of an ensemble were trained."
+    commit = f" at commit {card['git_commit']}" if card['git_commit'] else ''
+    return (f"* **Ensemble**: {ensemble_text(card)}.\n"
+            f"* **Trained on**: {escape_markdown(data['name'])}. The epoch of each member was selected on "
+            'PublicTest, which makes its metrics there slightly optimistic.\n'
+            f"* **Made by**: `fer2013 ensemble`{commit}, {card['backend']} backend.")
+
 def card_training(card: dict) -> str:
     "Describe how a network was trained, as lines of a Markdown list."
     config, machine, data = card['config'], card['machine'], card.get('trained_on', card['data'])
+    if 'members' in card: return ensemble_training(card, data)
     if not config:
         return ('* **Training**: unknown, and whether the network has seen the test faces as well. '
                 f"SHA-256 of its file: `{card['network_sha256']}`.")
@@ -298,7 +337,7 @@ SYNTHETIC_LIMITS = 'Trained on synthetic faces, to try out this package. Not for
 
 def card_limits(card: dict) -> str:
     "The limits of use, which depend on the data of the training."
-    synthetic = card['config'] and card.get('trained_on', card['data'])['synthetic']
+    synthetic = is_known(card) and card.get('trained_on', card['data'])['synthetic']
     return SYNTHETIC_LIMITS if synthetic else FER2013_LIMITS
 
 # %% ../../nbs/41_evaluate.tables.ipynb #2b5c9d07
@@ -344,6 +383,7 @@ def card_text(name: str,  # the heading
     "A model card (after Mitchell et al. 2019, arXiv 1810.03993)."
     data, tta, rows = card['data'], card.get('tta', 1), card_score_rows(card)
     packaged = 'largest_difference' in card
+    kind = f"Ensemble of {len(card['members'])} networks" if 'members' in card else 'One network'
     load = f": `fer2013_cnn.load_pretrained('{name}')`" if packaged else ''
     leaks = ' *Not leaked*: faces without a pixel-identical copy in Training.' if 'not leaked' in rows else ''
     views = 'No test-time augmentation (TTA)' if tta == 1 else f'Test-time augmentation with {tta} views (TTA {tta})'
@@ -351,7 +391,7 @@ def card_text(name: str,  # the heading
     opened = n_times(len(card['private_test_opened']))
     return f"""{card_header(name, card)}# {escape_markdown(name)}
 
-One network, {card['parameters']:,} parameters{load}.
+{kind}, {card['parameters']:,} parameters{load}.
 
 | | faces | accuracy | macro-F1 |
 |---|---|---|---|

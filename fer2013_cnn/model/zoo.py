@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ZOO', 'simple', 'conv_bn', 'residual_block', 'resnet', 'small', 'base', 'large', 'separable_block',
            'mini_xception',
-           'vgg', 'resnet18', 'build_model', 'layer_macs', 'layer_inputs', 'residual_blocks', 'stage_numbers',
-           'block_names', 'is_convolution', 'layer_stages', 'layer_titles', 'summarize', 'zoo_table']
+           'vgg', 'resnet18', 'build_model', 'average_networks', 'ensemble_members', 'layer_macs', 'layer_inputs',
+           'residual_blocks', 'stage_numbers', 'block_names', 'is_convolution', 'layer_stages', 'layer_titles',
+           'summarize', 'zoo_table']
 
 # %% ../../nbs/20_model.ipynb #47cfb218
 import logging
@@ -151,6 +152,23 @@ def build_model(name: str,  # one of `ZOO`
     check_choice('model', name, ZOO)
     return ZOO[name](num_classes)
 
+# %% ../../nbs/20_model.ipynb #1d80bef0
+def average_networks(members: list,  # keras.Model (N, 48, 48, 1) → (N, classes), each
+                     weights: list   # share of each member, 0–1, with sum 1
+                    ) -> keras.Model:
+    "An ensemble: a network whose output is the weighted mean of the members' probabilities."
+    pixels, shares = layers.Input((*SHAPE, 1), name='pixels'), []
+    for number, (member, weight) in enumerate(zip(members, weights, strict=True), 1):
+        nested = keras.Model(member.inputs[0], member.outputs[0], name=f'member_{number}')
+        shares.append(layers.Rescaling(weight, name=f'probabilities_{number}')(nested(pixels)))
+    return keras.Model(pixels, layers.Add(name='probabilities')(shares), name='ensemble')
+
+def ensemble_members(network: keras.Model) -> dict:  # keras.Model → weight; empty for any other network
+    "The members of an ensemble with their weights."
+    nested = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    weights = [layer.scale for layer in network.layers if isinstance(layer, layers.Rescaling)]
+    return dict(zip(nested, weights)) if network.name == 'ensemble' and len(nested) == len(weights) else {}
+
 # %% ../../nbs/20_model.ipynb #60be6c91
 def layer_macs(layer: keras.layers.Layer  # a layer of a built network
               ) -> int:
@@ -245,6 +263,8 @@ def layer_titles(network: keras.Model) -> dict[str, str]:
 # %% ../../nbs/20_model.ipynb #5edeb7b7
 def summarize(network: keras.Model) -> pd.DataFrame:
     "A row for each convolution and dense layer: its place in the network, type, output shape, parameters, MACs."
+    if members := ensemble_members(network):
+        return pd.concat([summarize(member).rename(f'{member.name}, {{}}'.format) for member in members])
     rows = []
     for name, title in layer_titles(network).items():
         layer = network.get_layer(name)

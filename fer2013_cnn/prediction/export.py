@@ -263,6 +263,7 @@ def package_run(run: str | Path,        # finished, and evaluated on both test s
                ) -> Path:               # the card
     "Write NAME.npz, NAME.json and NAME.md of a run."
     card, network = card_facts(Path(run)), load_network(run)
+    if not card['config']: raise UserError(f'{run} was not trained, so it has no architecture to package')
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     pack_weights(network, folder/f'{name}.npz')
     packed = build_model(card['config']['model'], len(card['data']['class_names']))

@@ -20,5 +20,6 @@ def finetune_config(source: str,  # a pretrained network or a run folder
     if is_run(Path(source)): about = read_run(source)
     elif source in pretrained_names(): about = pretrained_card(source)
     else: raise UserError(f"cannot start from {source!r}: expected a run folder, {' or '.join(pretrained_names())}")
+    if about.get('members'): raise UserError(f'cannot start from {source}: it is an ensemble, name one of its members')
     if not about.get('config'): raise UserError(f'cannot start from {source}: its architecture is not known')
     return make_config('finetune', start_from=source, model=about['config']['model'], **changes)

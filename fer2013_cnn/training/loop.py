@@ -179,7 +179,7 @@ def copy_weights(network: keras.Model,
                 ):
     "Copy the weights of a trained network; those of the last layer only if it has the same classes."
     trained, about = open_network(source)
-    if not about or about['config']['model'] != network.name:
+    if (about.get('config') or {}).get('model') != network.name:
         raise UserError(f'start_from={source} is not a trained network of the architecture {network.name}')
     same_classes = tuple(about['data']['class_names']) == tuple(class_names)
     for layer, other in zip(network.layers if same_classes else network.layers[:-1], trained.layers):
