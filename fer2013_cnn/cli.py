@@ -7,10 +7,10 @@ __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Mo
            'Paths', 'Csv',
            'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External',
            'PixelRange', 'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each', 'Grid', 'Seeds', 'Search',
-           'Trials', 'PrivateTest', 'print_version', 'commands', 'prepare_process', 'run_app', 'main',
+           'Trials', 'EnsembleSize', 'PrivateTest', 'print_version', 'commands', 'prepare_process', 'run_app', 'main',
            'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'choose_config',
-           'evaluate', 'print_metrics', 'models', 'predict', 'predict_here', 'check_predict_options', 'print_faces',
-           'check_bulk_options', 'predict_in_parts', 'check_failed', 'export', 'demo', 'serve', 'report',
+           'evaluate', 'print_metrics', 'ensemble', 'models', 'predict', 'predict_here', 'check_predict_options',
+           'print_faces', 'check_bulk_options', 'predict_in_parts', 'check_failed', 'export', 'demo', 'serve', 'report',
            'print_reports', 'make_report', 'make_reports', 'absolute_data', 'sweep', 'print_sweep']
 
 # %% ../nbs/70_cli.ipynb #c11a0001
@@ -233,6 +233,21 @@ def print_metrics(metrics: dict, title: str):
     table = pd.concat([metric_table(metrics), probabilities], axis=1).T
     print_table(table.filter(['all', 'not leaked', 'against FER+ majority']), f'{title}; 95 % intervals')
     print_table(class_table(metrics), 'Classification report; 95 % intervals')
+
+# %% ../nbs/70_cli.ipynb #86de71d8
+@app.command()
+def ensemble(runs: Annotated[list[str], typer.Argument(metavar='RUN...', help=(
+                 'Folders of two or more finished runs, trained on the same data.'))],
+             to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder of the ensemble, a new run folder.')],
+             weights: Annotated[str, typer.Option(metavar='equal|fitted', help=(
+                 'fitted: the weights with the lowest log loss on PublicTest.'))] = 'equal',
+             data: Data = None, cache: Cache = None, on_bad: OnBad = 'raise'):
+    "Average the probabilities of finished runs; write a run folder."
+    from fer2013_cnn.core import say
+    from fer2013_cnn.evaluation.ensemble import ensemble_table, make_ensemble
+    folder = make_ensemble(runs, to, read_data(data, cache, on_bad), weights)
+    print_table(ensemble_table(runs, folder), 'PublicTest; 95 % intervals')
+    say(f'Done: {folder}. Next: fer2013 evaluate {folder}')
 
 # %% ../nbs/70_cli.ipynb #344e0581
 @app.command()
@@ -484,6 +499,8 @@ Seeds = Annotated[int, typer.Option('--seeds', metavar='N', help='Trainings of e
 Search = Annotated[Optional[str], typer.Option('--search', metavar='optuna', help=(
     'Search for the best setting instead of trying all combinations.'))]
 Trials = Annotated[int, typer.Option('--trials', metavar='N', help='Settings that a search tries.')]
+EnsembleSize = Annotated[int, typer.Option('--ensemble', metavar='K', help=(
+    'Average the K runs that are best on PublicTest; the folder ensemble in --to is a run like the others.'))]
 PrivateTest = Annotated[bool, typer.Option('--private-test', help=(
     'At the end, open PrivateTest for the setting that is best on PublicTest, and for no other.'))]
 
@@ -491,8 +508,8 @@ PrivateTest = Annotated[bool, typer.Option('--private-test', help=(
 @app.command()
 def sweep(to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder of the sweep, for all its runs.')],
           data: Data = None, preset: Preset = None, grid: Grid = [], seeds: Seeds = 1, search: Search = None,
-          trials: Trials = 20, private_test: PrivateTest = False, workers: Workers = 0, cluster: Cluster = None,
-          cache: Cache = None, on_bad: OnBad = 'raise'):
+          trials: Trials = 20, ensemble: EnsembleSize = 0, private_test: PrivateTest = False, workers: Workers = 0,
+          cluster: Cluster = None, cache: Cache = None, on_bad: OnBad = 'raise'):
     "Train with several settings and seeds; the same command continues an interrupted sweep."
     from fer2013_cnn.core import UserError, check_choice, require
     require('train', 'keras', 'tensorflow')
@@ -502,7 +519,7 @@ def sweep(to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder o
     if search: check_choice('search', search, ['optuna'])
     values, dataset = parse_grid(grid), read_data(data, cache, on_bad)
     try: failed, page = train_sweep(dataset, find_data(data)[0], to, preset or default_preset(dataset), values, seeds,
-                                    trials if search else 0, workers, cluster, cache, on_bad, private_test)
+                                    trials if search else 0, workers, cluster, cache, on_bad, private_test, ensemble)
     except KeyboardInterrupt: raise UserError('stopped; the same command continues') from None
     print_sweep(to, page)
     check_failed(failed)
@@ -510,11 +527,13 @@ def sweep(to: Annotated[Path, typer.Option('--to', metavar='DIR', help='Folder o
 # %% ../nbs/70_cli.ipynb #835649d7
 def print_sweep(folder: Path, page: Path | None):
     "Print the table of settings, the best one, and where the report is."
-    from fer2013_cnn.sweep import (format_settings, private_sentence, private_table, setting_table, sweep_table,
-        verdict)
+    from fer2013_cnn.core import say
+    from fer2013_cnn.sweep import (ensemble_sentence, format_settings, private_sentence, private_table, setting_table,
+        sweep_table, verdict)
     table = sweep_table(folder)
     print_table(format_settings(setting_table(table))[:20], 'PublicTest; 95 % intervals')
     print(verdict(table))
+    if (folder/'ensemble'/'run.json').exists(): say(ensemble_sentence(folder))
     if (folder/'chosen.json').exists(): print(private_sentence(private_table(folder)))
     if page: print(f'Report: {page}')
     else: print("No report page: pip install 'fer2013_cnn[report]'")

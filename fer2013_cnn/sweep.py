@@ -10,7 +10,7 @@ __all__ = ['parse_grid', 'grid_changes', 'run_name', 'grid_configs', 'train_run'
            'holm', 'lead_table', 'verdict', 'plot_settings', 'data_arguments', 'absolute_paths', 'training_job',
            'write_results', 'grid_sweep', 'print_result', 'search_space', 'range_distribution', 'open_study',
            'trial_jobs', 'search_sweep', 'tell_results', 'chosen_setting', 'open_private', 'private_table',
-           'private_sentence', 'write_report', 'train_sweep']
+           'private_sentence', 'average_best', 'ensemble_sentence', 'write_report', 'train_sweep']
 
 # %% ../nbs/62_sweep.ipynb #66beddc1
 import itertools
@@ -32,6 +32,7 @@ from .core import (atomic_write, check_choice, Dataset, machine_info, read_run, 
 from .data.load import load_data
 from .evaluation.metrics import confusion, confusion_intervals, confusion_metrics, evaluate_run
 from .evaluation.tables import format_percent
+from .model.inference import is_run
 from .prediction.images import quantity
 from .scale import JobResult, only_driver, run_jobs
 from .training.config import LIMITS, make_config, TrainConfig
@@ -93,7 +94,9 @@ def is_finished(run: Path) -> bool:
 
 def check_config(run: Path, config: dict):
     "Raise `UserError` if a run has other settings."
-    for name, value in read_run(run)['config'].items():
+    recorded = read_run(run)['config']
+    if not recorded: raise UserError(f'{run} holds no training: choose another folder')
+    for name, value in recorded.items():
         if config.get(name) != value:
             raise UserError(f'{run} was trained with {name}={value}, not {config.get(name)}: choose another folder')
 
@@ -123,9 +126,9 @@ def train_or_resume(run: Path, config: TrainConfig, dataset: Dataset):
 
 # %% ../nbs/62_sweep.ipynb #1ee675cf
 def sweep_runs(folder: Path) -> list[Path]:
-    "The finished runs of a sweep; its report has a run.json as well, but no configuration."
+    "The finished runs of a sweep; its report and its ensemble have a run.json as well, but no configuration."
     infos = {path.parent: read_run(path.parent) for path in sorted(Path(folder).glob('[!.]*/run.json'))}
-    return [run for run, info in infos.items() if info['finished'] and 'config' in info]
+    return [run for run, info in infos.items() if info['finished'] and info.get('config')]
 
 def sweep_row(run: Path) -> dict:
     "Settings, PublicTest scores with their intervals, and cost of a run."
@@ -395,6 +398,30 @@ def private_sentence(scores: pd.DataFrame  # of `private_table`
     return (f'PrivateTest: {format_percent(scores.accuracy.mean(), [low, high])}, '
             f'mean of {len(scores)} seeds with sd {100*scores.accuracy.std():.2f}.')
 
+# %% ../nbs/62_sweep.ipynb #0715adae
+def average_best(folder: Path, dataset: Dataset, number: int) -> Path | None:
+    "The ensemble of the best runs on PublicTest, made anew if it has other members; None if too few have finished."
+    from fer2013_cnn.evaluation.ensemble import make_ensemble
+    ranking = sweep_table(folder).accuracy.sort_values(ascending=False, kind='stable')
+    if len(ranking) < number: return None
+    runs, ensemble = [folder/name for name in ranking.index[:number]], folder/'ensemble'
+    if is_run(ensemble):
+        before = read_run(ensemble)
+        members = {member['model_sha256'] for member in before['members']}
+        if before['finished'] and members == {read_run(run)['model_sha256'] for run in runs}: return ensemble
+        if before['private_test_opened']:
+            raise UserError(f'PrivateTest was opened for {ensemble}: nothing may be chosen after that')
+        shutil.rmtree(ensemble)
+    return make_ensemble(runs, ensemble, dataset)
+
+def ensemble_sentence(folder: Path) -> str:
+    "The PublicTest accuracy of the ensemble of a sweep, with its members."
+    ensemble = folder/'ensemble'
+    matrix = confusion(load_predictions(ensemble, 'PublicTest'))
+    accuracy = format_percent(confusion_metrics(matrix)['accuracy'], confusion_intervals(matrix)['accuracy'])
+    names = ', '.join(member['name'] for member in read_run(ensemble)['members'])
+    return f'Mean of the best runs ({names}): {accuracy} on PublicTest.'
+
 # %% ../nbs/62_sweep.ipynb #869ef341
 def write_report(folder: Path) -> Path | None:
     "Write report/report.html; None if the extra for reports is not installed."
@@ -414,11 +441,13 @@ def train_sweep(dataset: Dataset, source: str,      # the data, and where they c
                 seeds: int = 1,                     # runs of each setting
                 trials: int = 0,                    # settings to search for with Optuna; 0: the whole grid
                 workers: int = 0, cluster: str = None, cache: Path = None, on_bad: str = 'raise',
-                private_test: bool = False          # open PrivateTest for the best setting
+                private_test: bool = False,         # open PrivateTest for the best setting
+                ensemble: int = 0                   # runs to average, the best on PublicTest; 0: none
                ) -> tuple[list, Path | None]:       # results of failed trainings, report.html
     "Train all settings that are not finished, and write results.csv and a report."
     require('train', 'keras', 'tensorflow')
     if seeds < 1: raise UserError(f'seeds={seeds}, expected at least 1')
+    if ensemble and not 2 <= ensemble: raise UserError(f'ensemble={ensemble}, expected at least 2')
     if trials and not grid: raise UserError('--search needs settings: give --grid, such as learning_rate=.001:.03')
     folder, data = Path(folder).absolute(), data_arguments(dataset, source, cache, on_bad)
     with only_driver(folder):
@@ -426,5 +455,6 @@ def train_sweep(dataset: Dataset, source: str,      # the data, and where they c
         else: failed = grid_sweep(folder, grid_configs(preset, grid, seeds), data, workers, cluster)
         if not sweep_runs(folder): raise UserError(f'no run has finished: {failed[0].error}')
         write_results(folder)
+        if ensemble: average_best(folder, dataset, ensemble)
         if private_test: open_private(folder, dataset)
         return failed, write_report(folder)
