@@ -94,7 +94,7 @@ def is_finished(run: Path) -> bool:
 def check_config(run: Path, config: dict):
     "Raise `UserError` if a run has other settings."
     for name, value in read_run(run)['config'].items():
-        if config.get(name) != value:
+        if config.get(name) not in (value, 'auto'):
             raise UserError(f'{run} was trained with {name}={value}, not {config.get(name)}: choose another folder')
 
 def load_same_data(data: str, cache: str | None, on_bad: str, fingerprint: str) -> Dataset:
@@ -253,8 +253,8 @@ def data_arguments(dataset: Dataset, source: str, cache: Path | None, on_bad: st
 
 def absolute_paths(config: TrainConfig) -> dict[str, str]:
     "The settings that are paths, made absolute."
-    teachers = [os.path.abspath(teacher) for teacher in config.teacher.split(',') if teacher]
-    return dict(teacher=','.join(teachers), ferplus_csv=config.ferplus_csv and os.path.abspath(config.ferplus_csv))
+    paths = dict(teacher=config.teacher, ferplus_csv=config.ferplus_csv)
+    return {name: path and os.path.abspath(path) for name, path in paths.items()}
 
 def training_job(folder: Path, name: str, config: TrainConfig, data: dict) -> dict:
     "A job of `train_run`."
