@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'CARD_SCHEMA', 'BATCH_SIZE', 'UNCERTAIN', 'LABEL_SETS', 'FERPLUS_HEAD', 'PIXEL_RANGES',
            'pretrained_names',
-           'pretrained_card', 'usage_notice', 'check_images', 'check_probabilities', 'Classifier', 'onnx_class_names',
+           'pretrained_card', 'usage_notice', 'check_images', 'check_probabilities', 'Classifier', 'onnx_outputs',
            'environment_threads', 'onnx_session', 'open_onnx', 'open_pretrained', 'unpack_weights', 'load_pretrained',
-           'load_keras_file', 'count_outputs', 'load_fer2013_network', 'replace_head', 'load_network', 'is_run',
-           'training_counts', 'open_network', 'input_shape', 'adapt_input', 'parse_class_names', 'join_class_names',
-           'class_order', 'own_class_names', 'run_classifier', 'external_classifier', 'open_classifier']
+           'load_keras_file', 'count_outputs', 'load_fer2013_network', 'replace_head', 'ferplus_head', 'load_network',
+           'is_run', 'training_counts', 'open_network', 'input_shape', 'adapt_input', 'parse_class_names',
+           'join_class_names', 'class_order', 'own_class_names', 'run_classifier', 'external_classifier',
+           'open_classifier']
 
 # %% ../../nbs/21_model.inference.ipynb #4c60fde5
 import csv
@@ -22,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import (check_choice, check_class_names, checksum, CLASSES, DATA_SCHEMA, load_arrays,
-    local_path, NUMBER, PACKAGE, printable, read_json, read_run, SHAPE, UserError)
+from ..core import (check_choice, check_class_names, checksum, CLASSES, DATA_SCHEMA, FERPLUS_CLASSES,
+    load_arrays, local_path, NUMBER, PACKAGE, printable, read_json, read_run, SHAPE, UserError)
 
 # %% ../../nbs/21_model.inference.ipynb #52e71ebf
 WEIGHTS = PACKAGE/'weights'
@@ -94,21 +95,23 @@ class Classifier:
         return np.concatenate(batches)
 
 # %% ../../nbs/21_model.inference.ipynb #623b5739
+LABEL_SETS = ('fer2013', 'ferplus')
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # read once, when onnxruntime is first imported
 
-def onnx_class_names(session,    # onnxruntime.InferenceSession
-                     source: str # for the message
-                    ) -> tuple:
-    "The class names in an ONNX file's metadata. Raises `UserError` if `fer2013 export` has not written it."
+def onnx_outputs(session,    # onnxruntime.InferenceSession
+                 source: str # for the message
+                ) -> dict[str, tuple]:  # label set → class names, in the order of the outputs
+    "The classes of an ONNX file's outputs. Raises `UserError` if `fer2013 export` has not written it."
     metadata = session.get_modelmeta().custom_metadata_map
-    shapes = [tensor.shape[1:] for tensor in (*session.get_inputs(), *session.get_outputs())]
-    if metadata.get('made_by') != 'fer2013_cnn' or len(shapes) != 2 or shapes[0] != [*SHAPE, 1]:
+    pixels, *outputs = [tensor.shape[1:] for tensor in (*session.get_inputs(), *session.get_outputs())]
+    if metadata.get('made_by') != 'fer2013_cnn' or pixels != [*SHAPE, 1] or len(outputs) not in (1, 2):
         raise UserError(f'{source} was not written by fer2013 export: its classes and its input are not known')
     try: names = json.loads(metadata.get('class_names', ''))
     except (ValueError, RecursionError): names = None
-    names = check_class_names(names, f'{source}, metadata')
-    if shapes[1] != [len(names)]: raise UserError(f'{source} was not written by fer2013 export: {len(names)} classes')
-    return names
+    label_sets = check_class_names(names, f'{source}, metadata'), FERPLUS_CLASSES
+    for names, shape in zip(label_sets, outputs):
+        if shape != [len(names)]: raise UserError(f'{source} was not written by fer2013 export: {len(names)} classes')
+    return dict(zip(LABEL_SETS, label_sets[:len(outputs)]))
 
 # %% ../../nbs/21_model.inference.ipynb #bfbb65b8
 def environment_threads() -> int:
@@ -131,48 +134,59 @@ def onnx_session(path: Path,
         raise UserError(f'{path} cannot be opened ({type(error).__name__}): it is damaged, or no ONNX file') from None
 
 # %% ../../nbs/21_model.inference.ipynb #44790864
-def open_onnx(path: str | Path) -> Classifier:
+def open_onnx(path: str | Path,
+              labels: str = 'fer2013'  # or 'ferplus': the eight emotions of FER+
+             ) -> Classifier:
     "Open an ONNX file that `fer2013 export` has written."
+    check_choice('labels', labels, LABEL_SETS)
     path = local_path(path)
     session = onnx_session(path)
-    class_names, pixels = onnx_class_names(session, str(path)), session.get_inputs()[0].name
+    class_names, pixels = onnx_outputs(session, str(path)), session.get_inputs()[0].name
+    if labels not in class_names: raise UserError(f"{path} was trained without FER+: it knows no labels='ferplus'")
+    output = session.get_outputs()[[*class_names].index(labels)].name
 
     def predict_batch(images):
-        try: return session.run(None, {pixels: images})[0]
+        try: return session.run([output], {pixels: images})[0]
         except Exception as error: raise UserError(f'{path} cannot be computed ({type(error).__name__})') from None
-    return Classifier(printable(path.stem), class_names, predict_batch)
+    return Classifier(printable(path.stem), class_names[labels], predict_batch)
 
 # %% ../../nbs/21_model.inference.ipynb #f682a4fa
 def open_pretrained(name: str = 'base',     # 'base' or 'small'
-                    folder: Path = WEIGHTS
+                    folder: Path = WEIGHTS,
+                    labels: str = 'fer2013'  # or 'ferplus'
                    ) -> Classifier:
     "Open a pretrained network in ONNX Runtime. Raises `UserError` if the file's checksum is wrong."
     card, path = pretrained_card(name, folder), Path(folder)/f'{name}.onnx'
     if not path.exists() or checksum(path) != card['onnx_sha256']:
         raise UserError(f'{path} is missing or damaged: install the package again')
-    return open_onnx(path)
+    return open_onnx(path, labels)
 
 # %% ../../nbs/21_model.inference.ipynb #f9496e30
 def unpack_weights(network,   # keras.Model
                    path: Path # .npz file of arrays in the order of the weights
-                  ):
+                  ) -> dict:  # the further arrays of the file
     "Set the weights of a network to those in a file."
     arrays = load_arrays(path)
-    try: network.set_weights([arrays[f'arr_{i}'].astype(np.float32) for i in range(len(arrays))])
+    try: network.set_weights([arrays.pop(f'arr_{i}').astype(np.float32) for i in range(len(network.weights))])
     except (KeyError, ValueError): raise UserError(f'{path} has weights of another network') from None
+    return arrays
 
 # %% ../../nbs/21_model.inference.ipynb #2e4f669b
 def load_pretrained(name: str = 'base',    # 'base' or 'small'
-                    folder: Path = WEIGHTS
+                    folder: Path = WEIGHTS,
+                    labels: str = 'fer2013'  # or 'ferplus': the eight emotions of FER+
                    ):                       # keras.Model
     "Load a pretrained network: (N, 48, 48, 1) grey values 0–255 → (N, 7) probabilities in the order of `CLASSES`."
+    check_choice('labels', labels, LABEL_SETS)
     card, path = pretrained_card(name, folder), folder/f'{name}.npz'
     if not path.exists() or checksum(path) != card['sha256']:
         raise UserError(f'{path} is missing or damaged: install the package again')
     from fer2013_cnn.model.zoo import build_model
     network = build_model(card['config']['model'], len(card['data']['class_names']))
-    unpack_weights(network, path)
-    return network
+    head = unpack_weights(network, path)
+    if labels == 'fer2013': return network
+    if not head: raise UserError(f"{name} was trained without FER+: it knows no labels='ferplus'")
+    return replace_head(network, **head)
 
 # %% ../../nbs/21_model.inference.ipynb #053a63c7
 def load_keras_file(path: Path):  # → keras.Model
@@ -206,32 +220,37 @@ def load_fer2013_network(run: str | Path):  # → keras.Model
     return network
 
 # %% ../../nbs/21_model.inference.ipynb #51b2dba0
-LABEL_SETS = ('fer2013', 'ferplus')
 FERPLUS_HEAD = 'ferplus_head.npz'
 
-def replace_head(network,           # keras.Model
-                 kernel: np.ndarray, # float (features, classes)
-                 bias: np.ndarray    # float (classes,)
-                ):                   # keras.Model
-    "A network with the same features and another last layer, a softmax; the weights of the features are shared."
+def replace_head(network,                    # keras.Model
+                 ferplus_kernel: np.ndarray, # float (features, 8)
+                 ferplus_bias: np.ndarray    # float (8,)
+                ):                           # keras.Model
+    "A network with the same features that predicts FER+'s eight emotions; the weights of the features are shared."
     from fer2013_cnn.model.zoo import keras, layers
-    head = layers.Dense(len(bias), activation='softmax', name='ferplus')
+    head = layers.Dense(len(ferplus_bias), activation='softmax', name='ferplus')
     network = keras.Model(network.input, head(network.layers[-1].input), name=network.name)
-    head.set_weights([kernel, bias])
+    head.set_weights([ferplus_kernel, ferplus_bias])
     return network
 
+def ferplus_head(run: str | Path) -> dict:  # arrays for `replace_head`; empty if the run was trained without FER+
+    "Read the second head of a run."
+    expected, path = read_run(run).get('ferplus_sha256'), local_path(run)/FERPLUS_HEAD
+    if expected is None: return {}
+    if path.exists() and checksum(path) == expected: return load_arrays(path)
+    raise UserError(f'{path} is missing or damaged: its checksum is not the one in run.json')
+
+# %% ../../nbs/21_model.inference.ipynb #3ac3b0cf
 def load_network(run: str | Path,
                  labels: str = 'fer2013'  # or 'ferplus': the eight emotions of FER+
                 ):                        # keras.Model
     "Load the trained network of a run folder: (N, 48, 48, 1) grey values 0–255 → (N, classes) probabilities."
     check_choice('labels', labels, LABEL_SETS)
-    network, path = load_fer2013_network(run), Path(run)/FERPLUS_HEAD
+    network = load_fer2013_network(run)
     if labels == 'fer2013': return network
-    expected = read_run(run).get('ferplus_sha256')
-    if expected is None: raise UserError(f"{run} was trained without FER+: it knows no labels='ferplus'")
-    if not path.exists() or checksum(path) != expected:
-        raise UserError(f'{path} is missing or damaged: its checksum is not the one in run.json')
-    return replace_head(network, **load_arrays(path))
+    head = ferplus_head(run)
+    if head: return replace_head(network, **head)
+    raise UserError(f"{run} was trained without FER+: it knows no labels='ferplus'")
 
 # %% ../../nbs/21_model.inference.ipynb #a837b296
 def is_run(path: Path) -> bool:
@@ -327,11 +346,15 @@ def own_class_names(metadata: dict,   # from `open_network`; {} for a .keras fil
     return join_class_names(metadata['data']['class_names']) if metadata else class_names
 
 # %% ../../nbs/21_model.inference.ipynb #d5267acc
-def run_classifier(run: str) -> Classifier:
+def run_classifier(run: str,
+                   labels: str  # one of `LABEL_SETS`
+                  ) -> Classifier:
     "Open the network of a run folder in Keras."
     network, run_info = open_network(run)
+    class_names = tuple(run_info['data']['class_names'])
+    if labels == 'ferplus': network, class_names = load_network(run, labels), FERPLUS_CLASSES
     def predict_batch(images): return network.predict(images, batch_size=BATCH_SIZE, verbose=0)
-    return Classifier(printable(Path(run).name), tuple(run_info['data']['class_names']), predict_batch)
+    return Classifier(printable(Path(run).name), class_names, predict_batch)
 
 # %% ../../nbs/21_model.inference.ipynb #9eae771c
 def external_classifier(path: str,
@@ -354,16 +377,19 @@ def external_classifier(path: str,
 def open_classifier(model: str | Path = 'base',  # a pretrained network, run folder or .onnx file; if external: .keras
                     external: bool = False,      # open a .keras file from any source (Keras' safe mode stays on)
                     pixel_range: str = '0-255',  # range of the .keras file's input: '0-255', '0-1' or '-1-1'
-                    class_names: str = ''        # in the order of its outputs, separated by commas; '': `CLASSES`
+                    class_names: str = '',       # in the order of its outputs, separated by commas; '': `CLASSES`
+                    labels: str = 'fer2013'      # or 'ferplus': the eight emotions of FER+
                    ) -> Classifier:
     "Open any network for prediction."
     path = local_path(model)
+    check_choice('labels', labels, LABEL_SETS)
+    if external and labels != 'fer2013': raise UserError('labels goes with networks of this package, not with external')
     if external: return external_classifier(str(model), pixel_range, class_names)
     if class_names or pixel_range != '0-255':
         raise UserError('pixel_range and class_names go with an external network: this one knows its own')
-    if str(model) in pretrained_names(): return open_pretrained(str(model))
-    if is_run(path) or path.name == 'model.keras' and is_run(path.parent): return run_classifier(str(model))
-    if path.suffix == '.onnx': return open_onnx(path)
+    if str(model) in pretrained_names(): return open_pretrained(str(model), labels=labels)
+    if is_run(path) or path.name == 'model.keras' and is_run(path.parent): return run_classifier(str(model), labels)
+    if path.suffix == '.onnx': return open_onnx(path, labels)
     if path.exists():
         raise UserError(f'{model} is not a network of this package, so its classes and its input are not known: '
                         'if you trust it, and it is a .keras file, add --external, --class-names and --pixel-range')

@@ -9,9 +9,9 @@ __all__ = ['BEST', 'PREVIOUS', 'TrainingBatches', 'seed_generators', 'seed_epoch
            'check_same_data', 'TeacherAugmentation', 'Teacher', 'compile_trainer', 'make_deterministic', 'copy_weights',
            'build_trainer', 'validation_data', 'all_variables', 'save_checkpoint', 'load_checkpoint',
            'check_disk_space', 'restore_best', 'replace_best', 'CheckpointCallback', 'DivergenceCallback',
-           'format_epoch', 'format_time', 'ProgressCallback', 'make_predictions', 'predict_split', 'load_progress',
-           'fit_network', 'save_ferplus_head', 'save_best', 'load_unfinished', 'check_trainable', 'fit_and_save',
-           'train']
+           'format_epoch', 'format_time', 'ProgressCallback', 'make_predictions', 'with_emotions', 'predict_split',
+           'load_progress', 'fit_network', 'save_ferplus_head', 'save_best', 'load_unfinished', 'check_trainable',
+           'fit_and_save', 'train']
 
 # %% ../../nbs/34_train.ipynb #d2bc2f79
 import json
@@ -28,12 +28,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 
 # %% ../../nbs/34_train.ipynb #93de4af2
 from ..core import (atomic_write, check_choice, checksum, Dataset, FERPLUS_CLASSES, git_commit, load_arrays,
     local_path, machine_info, only_process, package_versions, progress_bar, read_run, remove_leftovers, SHAPE, SPLITS,
     UNKNOWN, UserError, utc_now, writing)
-from ..data.load import load_ferplus
+from ..data.load import ferplus_emotion, load_ferplus
 from ..data.audit import brightness, not_leaked
 from ..model.zoo import build_model, keras, layers
 from ..model.inference import check_probabilities, FERPLUS_HEAD, load_network, open_network
@@ -406,21 +407,31 @@ def make_predictions(network: keras.Model, dataset: Dataset, split: str, tta: in
     return Predictions(indices, labels, probabilities, not_leaked(dataset)[indices], np.array(dataset.class_names),
                        brightness(images), split)
 
+def with_emotions(dataset: Dataset,
+                  votes: pd.DataFrame  # (N, 10), of FER+, see `load_ferplus`
+                 ) -> Dataset:
+    "The same images, labelled with the emotion of FER+ that has most votes; `UNKNOWN` where there is none."
+    return replace(dataset, labels=ferplus_emotion(votes), class_names=FERPLUS_CLASSES)
+
 # %% ../../nbs/34_train.ipynb #d516910a
 def predict_split(run: str | Path,   # a finished run
                   dataset: Dataset,  # the data it was trained on
                   split: str,        # 'PublicTest' or 'PrivateTest'
-                  tta: int = 1       # views of each image: 1, 2 or 10, see `tta_views`
+                  tta: int = 1,      # views of each image: 1, 2 or 10, see `tta_views`
+                  votes: pd.DataFrame | None = None  # of FER+, for all images: predict its eight emotions
                  ) -> Predictions:
     "Predict a test split, and write predictions-<split>.npz."
     check_choice('test split', split, SPLITS[1:])
     check_same_data(run, dataset)
-    network = load_network(run)
+    labels = 'fer2013' if votes is None else 'ferplus'
+    network = load_network(run, labels)
+    if votes is not None: dataset = with_emotions(dataset, votes)
     with only_process(Path(run)):
         opened = read_run(run)['private_test_opened'] + [utc_now()]
         if split == 'PrivateTest': update_run(run, private_test_opened=opened)
         predictions = make_predictions(network, dataset, split, tta)
-        save_predictions(run, predictions, tta)
+        predictions = predictions.subset(predictions.labels != UNKNOWN)
+        save_predictions(run, predictions, tta, labels)
     return predictions
 
 # %% ../../nbs/34_train.ipynb #4913b0aa
@@ -458,7 +469,7 @@ def save_ferplus_head(run: Path, kernel: np.ndarray, bias: np.ndarray):
     "Write the part of the second head that predicts the eight emotions of FER+."
     emotions = len(FERPLUS_CLASSES)
     with atomic_write(run/FERPLUS_HEAD) as temporary:
-        np.savez(temporary, kernel=kernel[:, :emotions], bias=bias[:emotions])
+        np.savez(temporary, ferplus_kernel=kernel[:, :emotions], ferplus_bias=bias[:emotions])
     update_run(run, ferplus_sha256=checksum(run/FERPLUS_HEAD))
 
 def save_best(run: Path, dataset: Dataset, recorder: CheckpointCallback):
