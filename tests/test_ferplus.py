@@ -71,7 +71,7 @@ def test_the_second_head_sees_the_features_of_the_first(dataset, run):
         for values, expected in zip(layer.get_weights(), other.get_weights(), strict=True):
             assert np.array_equal(values, expected)
     kernel, bias = emotions.layers[-1].get_weights()
-    again = replace_head(network, kernel, bias)
+    again = replace_head(network, dict(ferplus_kernel=kernel, ferplus_bias=bias))
     assert np.allclose(again.predict(images, verbose=0), emotions.predict(images, verbose=0), atol=1e-6)
 
 
@@ -97,6 +97,13 @@ def test_the_temperature_is_part_of_a_shipped_network(dataset, run, weights):
     assert np.allclose(open_pretrained('mine', weights).predict(images), expected, atol=5e-3)
     assert np.allclose(load_pretrained('mine', weights).predict(images[..., None], verbose=0), expected, atol=5e-3)
     assert 'Expected calibration error on PrivateTest' in (weights/'mine.md').read_text()
+
+
+def test_a_head_that_does_not_fit_is_refused(run):
+    kernel, bias = load_network(run, labels='ferplus').layers[-1].get_weights()
+    for head in (dict(ferplus_kernel=kernel), dict(ferplus_kernel=kernel[1:], ferplus_bias=bias),
+                 dict(ferplus_kernel=kernel, ferplus_bias=bias[:7]), dict(kernel=kernel, bias=bias), {}):
+        with pytest.raises(UserError, match='does not fit'): replace_head(load_network(run), head)
 
 
 def test_networks_without_ferplus_say_so(dataset, weights):

@@ -186,7 +186,7 @@ def load_pretrained(name: str = 'base',    # 'base' or 'small'
     head = unpack_weights(network, path)
     if labels == 'fer2013': return network
     if not head: raise UserError(f"{name} was trained without FER+: it knows no labels='ferplus'")
-    return replace_head(network, **head)
+    return replace_head(network, head)
 
 # %% ../../nbs/21_model.inference.ipynb #053a63c7
 def load_keras_file(path: Path):  # → keras.Model
@@ -222,18 +222,22 @@ def load_fer2013_network(run: str | Path):  # → keras.Model
 # %% ../../nbs/21_model.inference.ipynb #51b2dba0
 FERPLUS_HEAD = 'ferplus_head.npz'
 
-def replace_head(network,                    # keras.Model
-                 ferplus_kernel: np.ndarray, # float (features, 8)
-                 ferplus_bias: np.ndarray    # float (8,)
-                ):                           # keras.Model
+def replace_head(network,   # keras.Model
+                 head: dict # ferplus_kernel, float (features, 8); ferplus_bias, float (8,)
+                ):          # keras.Model
     "A network with the same features that predicts FER+'s eight emotions; the weights of the features are shared."
     from fer2013_cnn.model.zoo import keras, layers
-    head = layers.Dense(len(ferplus_bias), activation='softmax', name='ferplus')
-    network = keras.Model(network.input, head(network.layers[-1].input), name=network.name)
-    head.set_weights([ferplus_kernel, ferplus_bias])
+    features, classes = network.layers[-1].input, len(FERPLUS_CLASSES)
+    width = getattr(features, 'shape', (None,))[-1]
+    shapes = dict(ferplus_kernel=(width, classes), ferplus_bias=(classes,))
+    if {name: array.shape for name, array in head.items()} != shapes:
+        raise UserError('the second head does not fit to the network')
+    last = layers.Dense(classes, activation='softmax', name='ferplus')
+    network = keras.Model(network.input, last(features), name=network.name)
+    last.set_weights([head['ferplus_kernel'], head['ferplus_bias']])
     return network
 
-def ferplus_head(run: str | Path) -> dict:  # arrays for `replace_head`; empty if the run was trained without FER+
+def ferplus_head(run: str | Path) -> dict:  # for `replace_head`; empty if the run was trained without FER+
     "Read the second head of a run."
     expected, path = read_run(run).get('ferplus_sha256'), local_path(run)/FERPLUS_HEAD
     if expected is None: return {}
@@ -249,7 +253,7 @@ def load_network(run: str | Path,
     network = load_fer2013_network(run)
     if labels == 'fer2013': return network
     head = ferplus_head(run)
-    if head: return replace_head(network, **head)
+    if head: return replace_head(network, head)
     raise UserError(f"{run} was trained without FER+: it knows no labels='ferplus'")
 
 # %% ../../nbs/21_model.inference.ipynb #a837b296

@@ -307,7 +307,7 @@ def pack_onnx(name: str,              # of a network that `package_run` has writ
     "Write NAME.onnx and its checksum into the card. Raises `UserError` if it differs from Keras by more than 0.005."
     network, card, path = load_pretrained(name, folder), pretrained_card(name, folder), folder/f'{name}.onnx'
     head = unpack_weights(network, folder/f'{name}.npz')
-    networks = dict(fer2013=network) | (dict(ferplus=replace_head(network, **head)) if head else {})
+    networks = dict(fer2013=network) | (dict(ferplus=replace_head(network, head)) if head else {})
     difference = 0.
     with atomic_write(path) as temporary:
         write_onnx(network, temporary, card['data']['class_names'], networks.get('ferplus'))
