@@ -178,10 +178,10 @@ NOTHING = dict.fromkeys(COUNTS, 0) | dict(emotions={})
 # %% ../nbs/63_bulk.ipynb #d7ba0d98
 @lru_cache(maxsize=1)
 def opened_classifier(model: str, tta: int, min_confidence: float, priors: str,
-                      external: bool, pixel_range: str, class_names: str) -> Classifier:
+                      external: bool, pixel_range: str, class_names: str, labels: str) -> Classifier:
     "The classifier of `photo_classifier`, opened once."
     return photo_classifier(model, tta, min_confidence, priors, external=external, pixel_range=pixel_range,
-                            class_names=class_names)
+                            class_names=class_names, labels=labels)
 
 def predict_pictures(plan: dict, classifier: Classifier, cropped: bool
                     ) -> tuple[pd.DataFrame, list, int]:  # faces; (name, error) of unread pictures; without a face
@@ -250,7 +250,7 @@ def check_folders(folder: Path, plan: dict | None):
 
 def predict_part(folder: str, part: str,
                  model: str, tta: int, min_confidence: float, priors: str,        # see `photo_classifier`
-                 external: bool, pixel_range: str, class_names: str,              # see `open_classifier`
+                 external: bool, pixel_range: str, class_names: str, labels: str, # see `open_classifier`
                  cropped: bool,                                                   # see `predict_faces`
                  stride: int, smooth: float,                                      # of films, see `iter_video`
                  give_up: str = ''  # why the only picture of the part cannot be read
@@ -259,7 +259,7 @@ def predict_part(folder: str, part: str,
     folder, plan = Path(folder), read_plan(Path(folder), part)
     check_folders(folder, plan)
     if counts := read_counts(part_path(folder, plan['kind'], part)): return counts
-    classifier = opened_classifier(model, tta, min_confidence, priors, external, pixel_range, class_names)
+    classifier = opened_classifier(model, tta, min_confidence, priors, external, pixel_range, class_names, labels)
     if give_up: return write_nothing(folder, part, plan, classifier.class_names, give_up)
     if plan['kind'] == 'images': return write_pictures(folder, part, plan, classifier, cropped)
     try: return write_film(folder, part, plan, classifier, stride, smooth)
@@ -324,7 +324,7 @@ def check_options(settings: dict):
     "Raise `UserError` for settings that no part could be predicted with."
     stride, smooth = settings['stride'], settings['smooth']
     if stride < 1 or smooth < 0: raise UserError(f'stride={stride} and smooth={smooth}, expected at least 1 and 0')
-    names = ('model', 'tta', 'min_confidence', 'priors', 'external', 'pixel_range', 'class_names')
+    names = ('model', 'tta', 'min_confidence', 'priors', 'external', 'pixel_range', 'class_names', 'labels')
     opened_classifier(*[settings[name] for name in names])
 
 # %% ../nbs/63_bulk.ipynb #e67079b9
@@ -349,6 +349,7 @@ def predict_to(sources: list[str],        # images, folders, patterns and films
                model: str | Path = 'base', tta: int = 2,
                min_confidence: float = MIN_CONFIDENCE, priors: str = 'training',  # see `photo_classifier`
                external: bool = False, pixel_range: str = '0-255', class_names: str = '',  # see `open_classifier`
+               labels: str = 'fer2013',                            # or 'ferplus', see `open_classifier`
                cropped: bool = False,                              # see `predict_faces`
                stride: int = 1, smooth: float = 0.                # of films, see `iter_video`
               ) -> tuple[dict, list]:     # counts, see `COUNTS`; results of failed parts
@@ -356,7 +357,8 @@ def predict_to(sources: list[str],        # images, folders, patterns and films
     folder, model = Path(folder).absolute(), str(model)
     if model not in pretrained_names() and Path(model).exists(): model = os.path.abspath(model)
     settings = dict(model=model, tta=tta, min_confidence=min_confidence, priors=priors, external=external,
-                    pixel_range=pixel_range, class_names=class_names, cropped=cropped, stride=stride, smooth=smooth)
+                    pixel_range=pixel_range, class_names=class_names, labels=labels, cropped=cropped,
+                    stride=stride, smooth=smooth)
     found = find_sources(sources)
     check_options(settings)
     with only_driver(folder): return predict_all(folder, found, settings, workers, cluster)

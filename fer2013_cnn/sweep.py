@@ -97,7 +97,7 @@ def check_config(run: Path, config: dict):
     recorded = read_run(run)['config']
     if not recorded: raise UserError(f'{run} holds no training: choose another folder')
     for name, value in recorded.items():
-        if config.get(name) != value:
+        if config.get(name) not in (value, 'auto'):
             raise UserError(f'{run} was trained with {name}={value}, not {config.get(name)}: choose another folder')
 
 def load_same_data(data: str, cache: str | None, on_bad: str, fingerprint: str) -> Dataset:
@@ -256,8 +256,8 @@ def data_arguments(dataset: Dataset, source: str, cache: Path | None, on_bad: st
 
 def absolute_paths(config: TrainConfig) -> dict[str, str]:
     "The settings that are paths, made absolute."
-    teachers = [os.path.abspath(teacher) for teacher in config.teacher.split(',') if teacher]
-    return dict(teacher=','.join(teachers), ferplus_csv=config.ferplus_csv and os.path.abspath(config.ferplus_csv))
+    paths = dict(teacher=config.teacher, ferplus_csv=config.ferplus_csv)
+    return {name: path and os.path.abspath(path) for name, path in paths.items()}
 
 def training_job(folder: Path, name: str, config: TrainConfig, data: dict) -> dict:
     "A job of `train_run`."

@@ -134,7 +134,7 @@ def test_another_seed_gives_other_weights(dataset, config, run, tmp_path):
     assert not same_weights(loop.train(dataset, replace(config, epochs=1, seed=1), tmp_path/'run'), run)
 
 
-@pytest.mark.parametrize('changes', [dict(mixup_alpha=.4, erasing=.5, dtype_policy='mixed_bfloat16'),
+@pytest.mark.parametrize('changes', [dict(mixup_alpha=.4, erasing=.5, precision='bfloat16'),
                                      dict(ema_momentum=0., optimizer='adamw')], ids=['muon', 'adamw'])
 def test_a_resumed_training_ends_with_the_same_weights(changes, dataset, config, tmp_path):
     config = replace(config, **changes)
@@ -155,15 +155,49 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_repeated(dat
 
 # soft targets
 
-def test_several_teachers_are_averaged(dataset, run, tmp_path):
-    shutil.copytree(run, tmp_path/'other')
-    network = load_network(run)
-    network.set_weights([values + .1 for values in network.get_weights()])
-    loop.save_network(tmp_path/'other', network)
-    teachers = [str(run), str(tmp_path/'other')]
-    single = [loop.teacher_probabilities(dataset, teacher) for teacher in teachers]
-    assert np.allclose(loop.teacher_probabilities(dataset, ','.join(teachers)), np.mean(single, axis=0))
-    assert not np.allclose(*single)
+def test_the_teacher_predicts_what_the_pupil_sees(dataset, config, run, tmp_path):
+    config = replace(config, teacher=str(run), distillation_weight=.5, teacher_views=2, rotation=.04, mixup_alpha=.2)
+    batches = loop.TrainingBatches(dataset.images[dataset.indices('Training')], np.eye(7)[:0], config)
+    batches.targets = np.zeros((140, 7), np.float32)
+    teacher = loop.Teacher(dataset, config, tmp_path)
+    first = teacher.predict(batches)
+    augment = loop.augmentation(config)
+    loop.seed_generators(augment, config.seed, 0, 0)
+    seen = [np.asarray(augment(batches[number][0], training=True)) for number in range(len(batches))]
+    expected = load_network(run).predict(np.concatenate(seen), verbose=0)
+    assert np.allclose(first, expected, atol=1e-4) and not np.allclose(first, expected[::-1], atol=1e-4)
+    batches.set_epoch(1)
+    assert not np.allclose(teacher.predict(batches), first, atol=1e-4)
+    batches.set_epoch(2)  # the first view again, from its file
+    with patch.object(teacher.network, 'predict_on_batch', side_effect=AssertionError):
+        assert np.array_equal(teacher.predict(batches), first)
+
+
+def test_damaged_probabilities_of_a_teacher_are_computed_again(dataset, config, run, tmp_path):
+    config = replace(config, teacher=str(run), distillation_weight=.5)
+    batches = loop.TrainingBatches(dataset.images[dataset.indices('Training')], np.zeros((140, 7), np.float32), config)
+    teacher, path = loop.Teacher(dataset, config, tmp_path), tmp_path/'teacher-0.npz'
+    first, content = teacher.predict(batches), path.read_bytes()
+    for damaged in (b'', content[:-20], content[:200] + bytes([content[200] ^ 1]) + content[201:]):
+        path.write_bytes(damaged)
+        assert np.array_equal(teacher.predict(batches), first)
+    assert path.read_bytes() == content
+
+
+def test_a_resumed_training_with_a_teacher_ends_with_the_same_weights(dataset, config, run, tmp_path):
+    config = replace(config, epochs=3, teacher=str(run), distillation_weight=.5, teacher_views=2)
+    with stop(epoch=2, batch=1), pytest.raises(UserError, match='fer2013 train --resume --run'):
+        loop.train(dataset, config, tmp_path/'stopped')
+    loop.train(dataset, None, tmp_path/'stopped')
+    loop.train(dataset, config, tmp_path/'whole')
+    assert same_weights(tmp_path/'stopped', tmp_path/'whole')
+
+
+def test_precision_is_chosen_at_the_start_and_recorded(dataset, config, tmp_path):
+    with patch.object(loop, 'resolve_precision', return_value='bfloat16') as resolve:
+        loop.train(dataset, replace(config, epochs=1, precision='auto'), tmp_path/'run')
+    assert resolve.call_args_list[0].args == ('auto',)
+    assert read_run(tmp_path/'run')['config']['precision'] == 'bfloat16'
 
 
 @pytest.fixture
@@ -188,7 +222,13 @@ def test_teacher_and_votes_change_what_is_learned(dataset, config, run, votes, t
     with patch.object(loop, 'load_ferplus', return_value=votes):
         student = loop.train(dataset, config, tmp_path/'student')
     assert read_run(student)['config']['teacher'] == str(run)
-    assert load_network(student).output_shape == (None, 7)  # without the second head
+    public = dataset.images[dataset.indices('PublicTest')][..., None]
+    assert load_network(student).output_shape == (None, 7)
+    emotions = load_network(student, labels='ferplus').predict(public, verbose=0)
+    assert emotions.shape == (len(public), 8) and np.allclose(emotions.sum(1), 1, atol=1e-5)
+    with pytest.raises(UserError, match='was trained without FER'): load_network(run, labels='ferplus')
+    (student/'ferplus_head.npz').write_bytes(b'damage')
+    with pytest.raises(UserError, match='missing or damaged'): load_network(student, labels='ferplus')
     assert np.isfinite(read_history(student).val_loss).all() and not same_weights(student, run)
 
 
@@ -238,7 +278,8 @@ def test_only_the_data_of_a_run_are_predicted(dataset, run):
     with pytest.raises(UserError, match="unknown test split 'Training': expected PublicTest or PrivateTest"):
         loop.predict_split(run, dataset, 'Training')
     with pytest.raises(UserError, match='was trained on other data'):
-        loop.teacher_probabilities(synthetic_dataset((7, 7, 7)), str(run))
+        loop.Teacher(synthetic_dataset((7, 7, 7)), replace(make_config('smoke'), teacher=str(run),
+                                                           distillation_weight=.5), run)
 
 
 def test_votes_that_cannot_be_read_are_reported_before_the_training(dataset, config, tmp_path):

@@ -9,7 +9,7 @@ __all__ = ['KAGGLE_HANDLE', 'SAMPLES', 'SETTLED', 'ARRAYS', 'METADATA', 'READER_
            'source_files', 'reading', 'content_digest', 'file_state', 'source_state', 'last_change', 'digest_record',
            'source_digest', 'entry_checksum', 'remove_abandoned', 'write_entry', 'write_cache', 'open_entry',
            'read_cache', 'clean_up', 'read_unchanged', 'removed_on_error', 'cache_folder', 'load_data',
-           'ferplus_majority', 'read_ferplus', 'load_ferplus']
+           'ferplus_emotion', 'ferplus_majority', 'read_ferplus', 'load_ferplus']
 
 # %% ../../nbs/13_data.ipynb #e3e2a300
 import hashlib
@@ -27,8 +27,9 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_path
 
-from ..core import (check_choice, checksum, CLASSES, Dataset, disk_error, local_path,
-    OFFICIAL_COUNTS, only_process, open_regular, printable, read_json, SPLITS, UNKNOWN, UserError, write_json, writing)
+from ..core import (check_choice, checksum, CLASSES, Dataset, disk_error,
+    FERPLUS_CLASSES, local_path, OFFICIAL_COUNTS, only_process, open_regular, printable, read_json, SPLITS, UNKNOWN,
+    UserError, write_json, writing)
 from .synthetic import synthetic_dataset
 from .folders import is_hidden, read_dataset
 
@@ -286,16 +287,22 @@ def load_data(data: str | Path | None = None,   # see `find_data`
     return dataset
 
 # %% ../../nbs/13_data.ipynb #76556945
-FERPLUS_COLUMNS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear',
-                   'contempt', 'unknown', 'NF')  # NF: not a face
+FERPLUS_COLUMNS = (*FERPLUS_CLASSES, 'unknown', 'NF')  # NF: not a face
 FERPLUS_AS_FER2013 = ('neutral', 'happy', 'surprise', 'sad', 'angry', 'disgust', 'fear')  # the first seven columns
+
+def ferplus_emotion(votes: pd.DataFrame  # (N, 10), number of votes
+                   ) -> np.ndarray:      # uint8 (N,), indices into `FERPLUS_CLASSES`
+    "The emotion with most votes; `UNKNOWN` for a tie, for unknown and for not a face."
+    top, ordered = votes.to_numpy().argmax(1), np.sort(votes.to_numpy(), 1)
+    decided = (ordered[:, -1] > ordered[:, -2]) & (top < len(FERPLUS_CLASSES))
+    return np.where(decided, top, UNKNOWN).astype(np.uint8)
 
 def ferplus_majority(votes: pd.DataFrame  # (N, 10), number of votes
                     ) -> np.ndarray:      # uint8 (N,), indices into `CLASSES`
-    "The label with most votes; `UNKNOWN` for a tie, and for contempt, unknown and not a face."
-    top, ordered = votes.to_numpy().argmax(1), np.sort(votes.to_numpy(), 1)
-    labels = np.array([CLASSES.index(name) for name in FERPLUS_AS_FER2013] + [UNKNOWN]*3)
-    return np.where(ordered[:, -1] > ordered[:, -2], labels[top], UNKNOWN).astype(np.uint8)
+    "The emotion with most votes as a class of FER2013; `UNKNOWN` for contempt, too."
+    labels = np.full(256, UNKNOWN, np.uint8)
+    labels[:len(FERPLUS_AS_FER2013)] = [CLASSES.index(name) for name in FERPLUS_AS_FER2013]
+    return labels[ferplus_emotion(votes)]
 
 # %% ../../nbs/13_data.ipynb #44c1d74f
 def read_ferplus(path: str | Path  # fer2013new.csv

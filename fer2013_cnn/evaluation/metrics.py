@@ -247,15 +247,16 @@ def evaluate(predictions: Predictions, votes: pd.DataFrame = None) -> dict:
 def evaluate_run(run: str | Path,             # a run with predictions
                  split: str,                  # 'PublicTest' or 'PrivateTest'
                  votes: pd.DataFrame = None,  # FER+ votes of the whole data set
-                 tta: int = 1                 # 1, 2 or 10
+                 tta: int = 1,                # 1, 2 or 10
+                 labels: str = 'fer2013'      # or 'ferplus': predictions of its emotions
                 ) -> dict:                    # the metrics of the split, `temperature_scaled` among them
     "Evaluate the predictions of a split and write the metrics to metrics.json; the temperature is that of PublicTest."
-    predictions = load_predictions(run, split, tta)
+    predictions = load_predictions(run, split, tta, labels)
     metrics = evaluate(predictions, votes)
-    if predictions_path(run, 'PublicTest', tta).exists():
-        temperature = fit_temperature(load_predictions(run, 'PublicTest', tta))
+    if predictions_path(run, 'PublicTest', tta, labels).exists():
+        temperature = fit_temperature(load_predictions(run, 'PublicTest', tta, labels))
         scaled = summarize_predictions(apply_temperature(predictions, temperature))
         metrics['temperature_scaled'] = dict(temperature=temperature, **scaled)
-    key = split if tta == 1 else f'{split}, TTA {tta}'
+    key = split + ('' if tta == 1 else f', TTA {tta}') + ('' if labels == 'fer2013' else ', FER+ emotions')
     with only_process(Path(run), wait=10): write_json(Path(run)/'metrics.json', read_metrics(run) | {key: metrics})
     return metrics

@@ -10,7 +10,7 @@ __all__ = ['METRIC_NAMES', 'ACCURACY_METRICS', 'PROBABILITY_METRICS', 'CLASS_MET
            'training_data', 'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
            'ensemble_text', 'member_table', 'protocol_paragraph', 'card_metrics', 'without_folders', 'card_facts',
            'card_score_rows', 'card_duration', 'ensemble_training', 'card_training', 'card_limits', 'card_precision',
-           'card_results', 'card_header', 'card_text', 'write_card', 'pretrained_accuracy']
+           'card_calibration_line', 'card_results', 'card_header', 'card_text', 'write_card', 'pretrained_accuracy']
 
 # %% ../../nbs/41_evaluate.tables.ipynb #1586b464
 from html import escape
@@ -347,6 +347,15 @@ def card_precision(card: dict) -> str:
     return ('\n* **Precision**: kernels are stored in half precision; on PublicTest no probability differs from '
             f"the run's by more than {card['largest_difference']:.1g}.")
 
+def card_calibration_line(card: dict) -> str:
+    "State the temperature of a packaged network and its calibration errors, as a line of a Markdown list."
+    if 'temperature' not in card: return ''
+    def error(name):
+        value, low, high = card[name]['PrivateTest']
+        return f'{value:.3f} ({low:.3f}–{high:.3f})'
+    return (f"\n* **Calibration**: the logits are divided by {card['temperature']:.2f}, fitted on PublicTest. "
+            f"Expected calibration error on PrivateTest: {error('ece')}, before {error('uncalibrated_ece')}.")
+
 # %% ../../nbs/41_evaluate.tables.ipynb #4608f5f0
 CARD_TAGS = ['facial-expression-recognition', 'emotion-recognition', 'fer2013', 'keras', 'onnx']
 
@@ -400,7 +409,7 @@ def card_text(name: str,  # the heading
 In brackets: 95 % bootstrap intervals.{leaks} {views}. Nothing was chosen on PrivateTest; it was opened {opened}.
 
 * **Tested on**: {tested}, fingerprint `{data['fingerprint']}`.
-{card_training(card)}{card_precision(card)}{LICENCES if packaged else ''}
+{card_training(card)}{card_precision(card)}{card_calibration_line(card)}{LICENCES if packaged else ''}
 * **Limits of use**: {card_limits(card)}
 """
 

@@ -7,7 +7,8 @@ __all__ = ['EXPORT_FORMATS', 'CALIBRATION_IMAGES', 'LARGE_KERNEL', 'quietly', 'w
            'run_litert',
            'CalibrationReader', 'quantize_onnx', 'write_saved_model', 'run_saved_model', 'write_exported',
            'run_exported', 'size_on_disk', 'compare_outputs', 'check_outputs', 'check_export', 'export_paths',
-           'calibration_images', 'export_network', 'pack_weights', 'to_fp16', 'package_run', 'pack_onnx']
+           'calibration_images', 'export_network', 'calibrate', 'pack_weights', 'to_fp16', 'card_calibration',
+           'package_run', 'pack_onnx']
 
 # %% ../../nbs/53_predict.export.ipynb #82a11fff
 import io
@@ -20,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import (atomic_write, check_choice, checksum, Dataset, local_path,
-    quiet_stderr, require, SHAPE, UserError, write_json, writing)
+from ..core import (atomic_write, check_choice, checksum, Dataset, local_path, quiet_stderr, require, SHAPE,
+    SPLITS, UserError, write_json, writing)
 from ..model.zoo import build_model, keras
-from ..model.inference import (load_network, load_pretrained, open_network,
-    open_onnx, pretrained_card, unpack_weights, WEIGHTS)
+from ..model.inference import (ferplus_head, load_network, load_pretrained, open_network,
+    open_onnx, pretrained_card, replace_head, unpack_weights, WEIGHTS)
+from ..training.run import load_predictions, Predictions, read_metrics
+from ..evaluation.metrics import fit_temperature
 from ..evaluation.tables import card_facts, card_text
 
 # %% ../../nbs/53_predict.export.ipynb #e0000001
@@ -38,11 +41,13 @@ def quietly():
 # %% ../../nbs/53_predict.export.ipynb #2e4bd264
 def write_onnx(network: keras.Model,
                path: Path,
-               class_names: tuple
+               class_names: tuple,
+               ferplus: keras.Model = None  # of `replace_head`, for a second output
               ):
     "Write an ONNX file: input 'pixels' float32 (N, 48, 48, 1), grey values 0–255; output probabilities (N, C)."
     require('export', 'onnx', 'tf2onnx')
     import onnx
+    if ferplus: network = keras.Model(network.input, [network.output, ferplus.output])
     network(np.zeros((1, *SHAPE, 1), np.float32))  # Keras exports only networks that have been called
     with quietly(): network.export(path, format='onnx', verbose=False)
     model = onnx.load(path)
@@ -234,10 +239,19 @@ def export_network(source: str,              # a run folder, 'small' or 'base'
     return [*paths.values()], pd.DataFrame(table).T
 
 # %% ../../nbs/53_predict.export.ipynb #c9432bb1
-def pack_weights(network: keras.Model, path: Path):
+def calibrate(network: keras.Model, temperature: float):
+    "Divide the logits of a network by a temperature: the weights of its last layer, a dense softmax."
+    last = network.layers[-1]
+    if not isinstance(last, keras.layers.Dense): raise UserError(f'{network.name} has no dense layer at its end')
+    last.set_weights([weight/temperature for weight in last.get_weights()])
+
+def pack_weights(network: keras.Model, path: Path,
+                 **further  # float arrays, such as those of a second head
+                ):
     "Write the weights in order, kernels in half precision; the same weights give the same bytes."
-    weights = [weight.astype(np.float16 if weight.ndim > 1 else np.float32) for weight in network.get_weights()]
-    with atomic_write(path) as temporary: np.savez_compressed(temporary, *weights)
+    def packed(weight): return weight.astype(np.float16 if weight.ndim > 1 else np.float32)
+    weights, further = map(packed, network.get_weights()), {name: packed(weight) for name, weight in further.items()}
+    with atomic_write(path) as temporary: np.savez_compressed(temporary, *weights, **further)
 
 # %% ../../nbs/53_predict.export.ipynb #cfbee31a
 LARGE_KERNEL = 100_000  # numbers
@@ -256,16 +270,26 @@ def to_fp16(path: Path):
     onnx.save(model, path)
 
 # %% ../../nbs/53_predict.export.ipynb #e30a09e6
+def card_calibration(run: Path, predictions: Predictions) -> dict:
+    "For a card: the temperature, and the expected calibration error of each test split, with it and without."
+    temperature, metrics = fit_temperature(predictions), read_metrics(run)
+    def errors(scores): return {split: [scores[split]['ece'], *scores[split]['ece_ci95']] for split in SPLITS[1:]}
+    scaled = {split: metrics[split]['temperature_scaled'] for split in SPLITS[1:]}
+    return dict(temperature=temperature, ece=errors(scaled), uncalibrated_ece=errors(metrics))
+
+# %% ../../nbs/53_predict.export.ipynb #a8490dc8
 def package_run(run: str | Path,        # finished, and evaluated on both test splits
                 name: str,              # of the pretrained network
                 images: np.ndarray,     # uint8 (N, 48, 48), on which both precisions are compared
                 folder: Path = WEIGHTS
                ) -> Path:               # the card
-    "Write NAME.npz, NAME.json and NAME.md of a run."
-    card, network = card_facts(Path(run)), load_network(run)
+    "Write NAME.npz, NAME.json and NAME.md of a run. Its temperature, fitted on PublicTest, becomes part of it."
+    card, network, head = card_facts(Path(run)), load_network(run), ferplus_head(run)
     if not card['config']: raise UserError(f'{run} was not trained, so it has no architecture to package')
+    card |= card_calibration(Path(run), load_predictions(run, 'PublicTest'))
+    calibrate(network, card['temperature'])
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
-    pack_weights(network, folder/f'{name}.npz')
+    pack_weights(network, folder/f'{name}.npz', **head)
     packed = build_model(card['config']['model'], len(card['data']['class_names']))
     unpack_weights(packed, folder/f'{name}.npz')
     before, after = [model.predict(images[..., None], batch_size=256, verbose=0) for model in (network, packed)]
@@ -283,11 +307,15 @@ def pack_onnx(name: str,              # of a network that `package_run` has writ
              ) -> float:              # the largest difference of a probability
     "Write NAME.onnx and its checksum into the card. Raises `UserError` if it differs from Keras by more than 0.005."
     network, card, path = load_pretrained(name, folder), pretrained_card(name, folder), folder/f'{name}.onnx'
-    expected = network.predict(images[..., None], batch_size=256, verbose=0)
+    head = unpack_weights(network, folder/f'{name}.npz')
+    networks = dict(fer2013=network) | (dict(ferplus=replace_head(network, head)) if head else {})
+    difference = 0.
     with atomic_write(path) as temporary:
-        write_onnx(network, temporary, card['data']['class_names'])
+        write_onnx(network, temporary, card['data']['class_names'], networks.get('ferplus'))
         to_fp16(temporary)
-        difference = float(np.abs(open_onnx(temporary).predict(images) - expected).max())
+        for labels, network in networks.items():
+            expected = network.predict(images[..., None], batch_size=256, verbose=0)
+            difference = max(difference, float(np.abs(open_onnx(temporary, labels).predict(images) - expected).max()))
         if not difference <= .005: raise UserError(f'{path} was not written: it differs from Keras by {difference:.2g}')
     write_json(folder/f'{name}.json', card | dict(onnx_sha256=checksum(path)))
     return difference

@@ -121,13 +121,15 @@ def photo_classifier(model: str | Path | Classifier = 'base',  # see `open_class
                      tta: int = 2,                             # views of each face: 1, 2 or 10
                      min_confidence: float = MIN_CONFIDENCE,   # 0 to 1; below it, the emotion is 'uncertain'
                      priors: str = 'training',                 # or 'uniform': without the frequencies of the classes
+                     labels: str = 'fer2013',                  # or 'ferplus': the eight emotions of FER+
                      **external                                # further options of `open_classifier`
                     ) -> Classifier:
     "Open a network for photographs, with mirrored views and a lowest confidence."
     if isinstance(model, Classifier): return model
     check_choice('priors', priors, PRIORS)
     if not 0 <= min_confidence <= 1: raise UserError(f'min_confidence={min_confidence}, expected 0 to 1')
-    classifier = average_views(open_classifier(model, **external), tta)
+    if PRIORS[priors] and labels != 'fer2013': raise UserError(f'priors={priors} is not known for labels={labels}')
+    classifier = average_views(open_classifier(model, labels=labels, **external), tta)
     if PRIORS[priors]: classifier = reweight(classifier, training_counts(str(model)), PRIORS[priors])
     return replace(classifier, min_confidence=min_confidence)
 

@@ -17,8 +17,9 @@ LIMITS = dict(
     epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
     label_smoothing=(0, .99), class_balance=(0, 1), ema_momentum=(0, .9999),
     translation=(0, .5), rotation=(0, .5), zoom=(0, .9), no_resample_prob=(0, 1), erasing=(0, 1), mixup_alpha=(0, 10),
-    blur=(0, 1), noise=(0, 100), distillation_weight=(0, 1), ferplus_weight=(0, 10), seed=(0, 2**31 - 1))
-CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), dtype_policy=('float32', 'mixed_bfloat16'))
+    blur=(0, 1), noise=(0, 100), teacher_views=(1, 10_000), distillation_weight=(0, 1), ferplus_weight=(0, 10),
+    seed=(0, 2**31 - 1))
+CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), precision=('auto', 'float32', 'bfloat16'))
 
 # %% ../../nbs/30_train.config.ipynb #23b4f571
 class CheckedConfig:
@@ -59,16 +60,21 @@ class TrainConfig(AugmentSettings):
     label_smoothing: float = .1      # share of a label that is spread over all classes
     class_balance: float = 0.        # exponent of the class weights; 0: equal weight for images, 1: for classes
     ema_momentum: float = .99        # momentum of the exponential moving average of the weights; 0: none
-    teacher: str = ''                # folders of finished runs to distil from, separated by commas
-    distillation_weight: float = 0.  # share of the teachers' probabilities in the targets
+    teacher: str = ''                # folder of a finished run or ensemble to distil from
+    distillation_weight: float = 0.  # share of the teacher's probabilities in the targets
+    teacher_views: int = 8           # augmented versions of each image that the teacher predicts; used in turn
     ferplus_csv: str = ''            # path of fer2013new.csv; the votes of FER+ become targets of a second head
     ferplus_weight: float = .5       # weight of the second head's loss
-    dtype_policy: str = 'float32'    # or 'mixed_bfloat16', faster on processors with avx512_bf16 or amx_bf16
+    precision: str = 'auto'          # 'float32', 'bfloat16', or 'auto': bfloat16 where the machine computes it faster
     seed: int = 0                    # seed of initial weights, order and augmentation
+
+    def view(self, epoch: int) -> int:
+        "The number that determines the order and the augmentation of an epoch; with a teacher, the numbers recur."
+        return epoch % self.teacher_views if self.teacher else epoch
 
 # %% ../../nbs/30_train.config.ipynb #c4d122b1
 STRONG_AUGMENTATION = TrainConfig(ema_momentum=.998, rotation=.04, zoom=.12, erasing=.25, mixup_alpha=.2)
-PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9),
+PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9, precision='float32'),
                quick=TrainConfig(epochs=16),
                standard=replace(STRONG_AUGMENTATION, model='base', epochs=40),
                finetune=replace(STRONG_AUGMENTATION, model='base', start_from='base', epochs=20, batch_size=32,

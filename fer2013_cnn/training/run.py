@@ -158,17 +158,18 @@ class Predictions:
 
 # %% ../../nbs/33_train.run.ipynb #446db62d
 def predictions_path(run: str | Path,
-                     split: str,   # one of `SPLITS`
-                     tta: int = 1  # views of each image: 1, 2 or 10
+                     split: str,             # one of `SPLITS`
+                     tta: int = 1,           # views of each image: 1, 2 or 10
+                     labels: str = 'fer2013' # or 'ferplus'
                     ) -> Path:
     "Path of the predictions for a split."
-    suffix = '' if tta == 1 else f'-tta{tta}'
+    suffix = ('' if tta == 1 else f'-tta{tta}') + ('' if labels == 'fer2013' else f'-{labels}')
     return local_path(run)/f'predictions-{split}{suffix}.npz'
 
-def save_predictions(run: str | Path, predictions: Predictions, tta: int = 1):
+def save_predictions(run: str | Path, predictions: Predictions, tta: int = 1, labels: str = 'fer2013'):
     "Write predictions-<split>.npz."
     arrays = {name: values for name, values in vars(predictions).items() if name != 'split'}
-    path = predictions_path(run, predictions.split, tta)
+    path = predictions_path(run, predictions.split, tta, labels)
     with atomic_write(path) as temporary: np.savez_compressed(temporary, **arrays)
 
 # %% ../../nbs/33_train.run.ipynb #33a00018
@@ -189,10 +190,10 @@ def check_predictions(predictions: Predictions):
         raise UserError('the rows are not probabilities')
 
 # %% ../../nbs/33_train.run.ipynb #c40205ce
-def load_predictions(run: str | Path, split: str, tta: int = 1) -> Predictions:
+def load_predictions(run: str | Path, split: str, tta: int = 1, labels: str = 'fer2013') -> Predictions:
     "Read predictions-<split>.npz."
-    path = predictions_path(run, split, tta)
-    views = '' if tta == 1 else f' with tta={tta}'
+    path = predictions_path(run, split, tta, labels)
+    views = ('' if tta == 1 else f' with tta={tta}') + ('' if labels == 'fer2013' else f' with labels={labels}')
     if not path.exists(): raise UserError(f'{run} has no predictions for {split}{views}')
     try:
         predictions = Predictions(**load_arrays(path), split=split)
