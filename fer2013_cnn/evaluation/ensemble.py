@@ -17,14 +17,12 @@ from ..core import (check_choice, Dataset, local_path, only_process, read_run, r
     utc_now, writing)
 from ..model.zoo import average_networks, keras
 from ..model.inference import load_network
-from ..training.run import (check_new_run, describe_data, load_predictions, Predictions, start_run,
-    trained_run_info, update_run)
+from ..training.run import (check_new_run, check_same_faces, describe_data, load_predictions, Predictions,
+    start_run, trained_run_info, update_run)
 from ..training.loop import check_same_data, predict_split, save_network
 from fer2013_cnn.evaluation.metrics import (check_not_private, confusion, confusion_intervals, confusion_metrics,
     per_image_scores)
 from .tables import format_percent
-from .compare import check_same_faces, short_names
-from .external import predict_run
 
 # %% ../../nbs/48_evaluate.ensemble.ipynb #5080eed5
 def fit_weights(members: list[Predictions]  # of the same faces, not of PrivateTest
@@ -82,10 +80,11 @@ def make_ensemble(runs: list,             # folders of finished runs, two or mor
     check_choice('weights', weights, WEIGHTINGS)
     folder = local_path(folder)
     if not is_unfinished(folder): check_new_run(folder)
-    networks, members = zip(*[open_member(run, dataset) for run in runs])
+    opened = [open_member(run, dataset) for run in runs]
+    networks, members = [network for network, _ in opened], [about for _, about in opened]
     if len({member['model_sha256'] for member in members}) < max(2, len(members)):
         raise UserError('an ensemble needs two or more runs, all with different networks')
-    predictions = [predict_run(run, dataset, 'PublicTest') for run in runs]
+    predictions = [load_predictions(run, 'PublicTest') for run in runs]
     shares = fit_weights(predictions) if weights == 'fitted' else np.full(len(members), 1/len(members))
     members = [member | dict(weight=float(share)) for member, share in zip(members, shares)]
     write_ensemble(folder, dataset, average_networks(networks, shares.tolist()), weights=weights, members=members)
@@ -100,6 +99,6 @@ def ensemble_table(runs: list, folder: str | Path) -> pd.DataFrame:
         matrix = confusion(predictions)
         accuracy = format_percent(confusion_metrics(matrix)['accuracy'], confusion_intervals(matrix)['accuracy'])
         rows.append({'accuracy': accuracy, 'log loss': f"{per_image_scores(predictions)['log_loss'].mean():.4f}"})
-    weights = [f"{member['weight']:.3f}" for member in read_run(folder)['members']]
-    names = short_names([*map(Path, runs), Path(folder)]).values()
-    return pd.DataFrame(rows, index=[*names]).assign(weight=[*weights, ''])
+    members = read_run(folder)['members']
+    names = [*[member['name'] for member in members], Path(folder).name]
+    return pd.DataFrame(rows, index=names).assign(weight=[*[f"{member['weight']:.3f}" for member in members], ''])

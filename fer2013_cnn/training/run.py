@@ -7,7 +7,7 @@ __all__ = ['SCORE', 'SCORES', 'METRICS_SCHEMA', 'describe_data', 'check_new_run'
            'trained_run_info',
            'new_run', 'read_metrics', 'append_history', 'history_lines', 'read_history', 'history_digest',
            'truncate_history', 'Predictions', 'predictions_path', 'save_predictions', 'check_predictions',
-           'load_predictions']
+           'load_predictions', 'check_same_faces']
 
 # %% ../../nbs/33_train.run.ipynb #58ca2322
 import hashlib
@@ -202,3 +202,12 @@ def load_predictions(run: str | Path, split: str, tta: int = 1, labels: str = 'f
         reason = f': {error}' if isinstance(error, UserError) and str(path) not in str(error) else ''
         raise UserError(f'{path} is damaged{reason}') from None
     return predictions
+
+# %% ../../nbs/33_train.run.ipynb #21a97103
+def check_same_faces(*members: Predictions):
+    "Raise `UserError` unless all predictions have the same indices, labels and class names."
+    first = members[0]
+    for member in members[1:]:
+        for name in ('indices', 'labels', 'class_names'):
+            if not np.array_equal(getattr(first, name), getattr(member, name)):
+                raise UserError(f'these predictions are not of the same faces: their {name} differ')
