@@ -98,6 +98,7 @@ class LabelledFaces:
     without_face: list   # paths below the set's folder
     unread: list         # the same with the reason
 
+# %% ../../nbs/56_predict.labelled.ipynb #641d48b9
 def read_labelled(folder: str | Path, class_names: tuple, classes: str = '', find: bool = False) -> LabelledFaces:
     "Read a labelled set; see `parse_pairs` for `classes` and `read_face` for `find`."
     root, paths = local_path(folder), labelled_paths(folder)
