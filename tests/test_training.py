@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fer2013_cnn import core
 from fer2013_cnn.core import CLASSES, read_run, SHAPE, UserError
 from fer2013_cnn.data.load import FERPLUS_COLUMNS
 from fer2013_cnn.data.synthetic import synthetic_dataset
@@ -286,6 +287,11 @@ def test_votes_that_cannot_be_read_are_reported_before_the_training(dataset, con
     with pytest.raises(UserError, match='votes.csv'):
         loop.train(dataset, replace(config, ferplus_csv='votes.csv'), tmp_path/'run')
     assert not (tmp_path/'run').exists()
+
+
+def test_versions_of_packages_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(core, 'DEPENDENCIES', ('numpy', 'no-such-package'))
+    assert [*core.package_versions()] == ['python', 'numpy']
 
 
 def test_a_training_that_diverges_is_stopped(dataset, config, tmp_path):
