@@ -303,7 +303,8 @@ def test_a_training_that_diverges_is_stopped(dataset, config, tmp_path):
 
 def test_the_message_about_divergence_names_the_saved_epoch(dataset, config, tmp_path):
     network, trainer = loop.build_trainer(dataset, config)
-    recorder = loop.CheckpointCallback(tmp_path, network, batches=None, best=.5, best_epoch=3)
+    batches = loop.TrainingBatches(dataset.images[:140], np.zeros((140, 7), np.float32), config)
+    recorder = loop.CheckpointCallback(tmp_path, network, batches, best=.5, best_epoch=3)
     recorder.set_model(trainer)
     recorder.epoch = 4
     loop.DivergenceCallback(recorder).on_train_batch_end(0, dict(loss=2.))
