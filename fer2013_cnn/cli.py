@@ -94,7 +94,7 @@ Seed = Annotated[Optional[int], typer.Option(help='Seed of weights, order and au
 
 # %% ../nbs/70_cli.ipynb #c11a0009
 Preset = Annotated[Optional[str], typer.Option(help=(
-    "'smoke', 'quick' (5 to 10 minutes), 'standard' (up to an hour) or 'best' (for a GPU). "
+    "'smoke', 'quick' (5 to 10 minutes), 'standard' (up to an hour) or 'finetune'. "
     "Default: smoke for synthetic faces, else quick."))]
 From = Annotated[Optional[str], typer.Option('--from', metavar='NAME|RUN', help=(
     "Fine-tune a pretrained network ('small' or 'base') or a run, with the preset finetune."))]

@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -377,15 +377,18 @@ def read_run(run: str | Path) -> dict:
 
 # %% ../nbs/00_core.ipynb #c0de0035
 PACKAGE = Path(__file__).parent if '__file__' in globals() else Path.cwd().parent/'fer2013_cnn'  # the package's folder
-DEPENDENCIES = ('fer2013_cnn', 'keras', 'tensorflow', 'numpy', 'pandas', 'scikit-learn')
+DEPENDENCIES = ('fer2013_cnn', 'keras', 'tensorflow', 'jax', 'numpy', 'pandas', 'scikit-learn')
 
 def utc_now() -> str:
     "The time as ISO 8601 in UTC, to the second."
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 def package_versions() -> dict[str, str]:
-    "Versions of Python and of the packages that a result depends on."
-    return dict(python=platform.python_version(), **{package: version(package) for package in DEPENDENCIES})
+    "Versions of Python and of the packages that a result depends on; those that are not installed are left out."
+    versions = dict(python=platform.python_version())
+    for package in DEPENDENCIES:
+        with suppress(PackageNotFoundError): versions[package] = version(package)
+    return versions
 
 # %% ../nbs/00_core.ipynb #c0de0036
 def processor_name() -> str:
