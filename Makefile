@@ -19,7 +19,7 @@ $(STAMP): setup.py settings.ini pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
-report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=path|kaggle|sample PRESET=smoke|quick|standard|best RUN=folder]
+report: $(STAMP)  ## train and evaluate, write outputs/<run>/report.html  [DATA=path|kaggle|sample PRESET=smoke|quick|standard RUN=folder]
 	@$(BIN)/fer2013 report $(if $(DATA),--data '$(DATA)') $(if $(PRESET),--preset '$(PRESET)') $(if $(RUN),--run '$(RUN)')
 
 test: $(STAMP)  ## every check that CI makes

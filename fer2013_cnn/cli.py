@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Cache', 'OnBad', 'Run', 'Seed', 'Preset', 'From', 'Model', 'Tta', 'Labels', 'FerplusCsv',
            'Workers',
-           'Cluster', 'Paths', 'Csv', 'JsonLines', 'Draw', 'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride',
-           'Smooth', 'Plot', 'External', 'PixelRange', 'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each',
-           'Grid', 'Seeds', 'Search', 'Trials', 'EnsembleSize', 'PrivateTest', 'print_version', 'commands',
-           'prepare_process', 'run_app', 'main', 'parse_assignments', 'format_cell', 'print_table', 'read_data',
-           'prepare', 'train', 'choose_config', 'evaluate', 'print_metrics', 'ensemble', 'models', 'predict',
+           'Cluster', 'OtherClasses', 'FindFaces', 'ResultFile', 'TestSplit', 'Paths', 'Csv', 'JsonLines', 'Draw',
+           'Cropped', 'Views', 'MinConfidence', 'Priors', 'Stride', 'Smooth', 'Plot', 'External', 'PixelRange',
+           'ClassNames', 'ToFolder', 'REPORTS_HELP', 'ReportName', 'Each', 'Grid', 'Seeds', 'Search', 'Trials',
+           'EnsembleSize', 'PrivateTest', 'print_version', 'commands', 'prepare_process', 'run_app', 'main',
+           'parse_assignments', 'format_cell', 'print_table', 'read_data', 'prepare', 'train', 'choose_config',
+           'evaluate', 'evaluate_split', 'evaluate_other', 'print_metrics', 'ensemble', 'models', 'predict',
            'predict_here', 'check_predict_options', 'print_faces', 'check_bulk_options', 'predict_in_parts',
            'check_failed', 'export', 'demo', 'serve', 'report', 'print_reports', 'make_report', 'make_reports',
            'absolute_data', 'sweep', 'print_sweep']
@@ -93,7 +94,7 @@ Seed = Annotated[Optional[int], typer.Option(help='Seed of weights, order and au
 
 # %% ../nbs/70_cli.ipynb #c11a0009
 Preset = Annotated[Optional[str], typer.Option(help=(
-    "'smoke', 'quick' (5 to 10 minutes), 'standard' (up to an hour) or 'best' (for a GPU). "
+    "'smoke', 'quick' (5 to 10 minutes), 'standard' (up to an hour) or 'finetune'. "
     "Default: smoke for synthetic faces, else quick."))]
 From = Annotated[Optional[str], typer.Option('--from', metavar='NAME|RUN', help=(
     "Fine-tune a pretrained network ('small' or 'base') or a run, with the preset finetune."))]
@@ -205,21 +206,41 @@ def choose_config(dataset, run: Path | None, preset: str | None, from_: str | No
     return make_config(preset or default_preset(dataset), **changes)
 
 # %% ../nbs/70_cli.ipynb #6b2d773c
+OtherClasses = Annotated[Optional[str], typer.Option('--classes', metavar='CLASS=FOLDER,...', help=(
+    'Other faces: the classes of folders with other names, such as happy=joy,sad=sadness; =contempt leaves it out.'))]
+FindFaces = Annotated[bool, typer.Option('--find-faces', help=(
+    'Other faces: find the largest face of each picture. Default: each picture is a face crop, as in FER2013.'))]
+ResultFile = Annotated[Optional[Path], typer.Option('--to', metavar='FILE', help=(
+    'Other faces: also write all numbers to this JSON file.'))]
+TestSplit = Annotated[Optional[str], typer.Option('--split', help=(
+    'PublicTest (default), or PrivateTest, which is for the final evaluation and recorded in run.json.'))]
+
+# %% ../nbs/70_cli.ipynb #cd078728
 @app.command()
-def evaluate(run: Annotated[Path, typer.Argument(help='Folder of a finished run.')],
-             split: Annotated[str, typer.Option(
-                 help='PublicTest, or PrivateTest, which is for the final evaluation and recorded in run.json.')]
-             = 'PublicTest',
-             tta: Tta = 1,
-             ferplus_csv: FerplusCsv = None, labels: Labels = 'fer2013',
-             data: Data = None, cache: Cache = None):
-    "Compute metrics of a run with 95 % confidence intervals."
-    from fer2013_cnn.core import check_choice, read_run, say, SPLITS, UserError
+def evaluate(run: Annotated[Path, typer.Argument(metavar='RUN|NAME|FILE', help=(
+                 "Folder of a finished run; or, for other faces, also 'small', 'base' or an .onnx file."))],
+             split: TestSplit = None, tta: Tta = 1, ferplus_csv: FerplusCsv = None, labels: Labels = 'fer2013',
+             data: Data = None, cache: Cache = None,
+             classes: OtherClasses = None, find_faces: FindFaces = False, to: ResultFile = None):
+    "Compute metrics with 95 % confidence intervals: of a run, or of a network on other labelled faces."
+    from fer2013_cnn.core import check_choice, SPLITS, UserError
+    from fer2013_cnn.model.inference import pretrained_names
+    if classes or find_faces or to or run.suffix == '.onnx' or str(run) in pretrained_names():
+        if split or ferplus_csv or cache or labels != 'fer2013':
+            raise UserError('--split, --ferplus-csv, --labels and --cache are not for other faces')
+        return evaluate_other(str(run), data, classes or '', find_faces, tta, to)
+    check_choice('test split', split or 'PublicTest', SPLITS[1:])
+    if labels == 'ferplus' and not ferplus_csv: raise UserError('--labels ferplus needs the votes: add --ferplus-csv')
+    evaluate_split(run, split or 'PublicTest', tta, ferplus_csv, labels, data, cache)
+
+# %% ../nbs/70_cli.ipynb #12d0312a
+def evaluate_split(run: Path, split: str, tta: int, ferplus_csv: str | None, labels: str,
+                   data: str | None, cache: Path | None):
+    "Evaluate a run on a test split, which is predicted if it has not been."
+    from fer2013_cnn.core import read_run, say
     from fer2013_cnn.data.load import load_ferplus
     from fer2013_cnn.evaluation.metrics import evaluate_run
     from fer2013_cnn.training.run import predictions_path
-    check_choice('test split', split, SPLITS[1:])
-    if labels == 'ferplus' and not ferplus_csv: raise UserError('--labels ferplus needs the votes: add --ferplus-csv')
     run_info, predicted = read_run(run), predictions_path(run, split, tta, labels).exists()
     dataset = read_data(data, cache) if ferplus_csv or not predicted else None
     votes = load_ferplus(ferplus_csv, dataset) if ferplus_csv else None
@@ -229,6 +250,22 @@ def evaluate(run: Annotated[Path, typer.Argument(help='Folder of a finished run.
     metrics = evaluate_run(run, split, votes if labels == 'fer2013' else None, tta, labels)
     print_metrics(metrics, f"{split}: {run_info['data']['description']}")
     say(f"More: {run/'metrics.json'}. As a page: fer2013 report --model {run}")
+
+# %% ../nbs/70_cli.ipynb #22a73315
+def evaluate_other(model: str, data: str | None, classes: str, find: bool, tta: int, to: Path | None):
+    "Evaluate a network on labelled faces other than those it was trained on; print sentences and tables."
+    from fer2013_cnn.core import UserError, write_json
+    from fer2013_cnn.evaluation.tables import class_table
+    from fer2013_cnn.prediction.labelled import describe_labelled, evaluate_labelled, labelled_table
+    if not data: raise UserError(f'evaluate {model} needs --data DIR, with a subfolder of faces for each class')
+    if to and to.exists(): raise UserError(f'{to} exists already: remove it, or choose another name')
+    result = evaluate_labelled(model, data, classes, find, tta)
+    print(*describe_labelled(result), sep='\n')
+    print_table(labelled_table(result), f"{result['set']}, other faces than those learned from; 95 % intervals")
+    print_table(class_table(result['all_classes']), 'Among all classes; 95 % intervals')
+    if to:
+        write_json(to, result)
+        print(f'All numbers: {to}')
 
 # %% ../nbs/70_cli.ipynb #c11a0019
 def print_metrics(metrics: dict, title: str):

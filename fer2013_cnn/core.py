@@ -11,7 +11,7 @@ __all__ = ['CLASSES', 'FERPLUS_CLASSES', 'SPLITS', 'SIZE', 'SHAPE', 'UNKNOWN', '
            'WriteError', 'disk_error', 'writing', 'atomic_write', 'remove_leftovers', 'neutral_cell', 'csv_text',
            'only_process', 'Record', 'check_schema', 'parse_json', 'read_json', 'write_json', 'checksum', 'load_arrays',
            'run_checksum', 'write_run', 'read_run', 'utc_now', 'package_versions', 'processor_name', 'machine_info',
-           'git_commit', 'quiet_stderr', 'progress_bar']
+           'git_commit', 'quiet_stderr', 'progress_bar', 'is_own_host', 'is_own_request', 'LocalRequests']
 
 # %% ../nbs/00_core.ipynb #c0de0004
 import errno
@@ -20,17 +20,21 @@ import json
 import os
 import platform
 import re
+import socket
 import stat
 import subprocess
 import zipfile
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import numpy as np
@@ -373,15 +377,18 @@ def read_run(run: str | Path) -> dict:
 
 # %% ../nbs/00_core.ipynb #c0de0035
 PACKAGE = Path(__file__).parent if '__file__' in globals() else Path.cwd().parent/'fer2013_cnn'  # the package's folder
-DEPENDENCIES = ('fer2013_cnn', 'keras', 'tensorflow', 'numpy', 'pandas', 'scikit-learn')
+DEPENDENCIES = ('fer2013_cnn', 'keras', 'tensorflow', 'jax', 'numpy', 'pandas', 'scikit-learn')
 
 def utc_now() -> str:
     "The time as ISO 8601 in UTC, to the second."
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 def package_versions() -> dict[str, str]:
-    "Versions of Python and of the packages that a result depends on."
-    return dict(python=platform.python_version(), **{package: version(package) for package in DEPENDENCIES})
+    "Versions of Python and of the packages that a result depends on; those that are not installed are left out."
+    versions = dict(python=platform.python_version())
+    for package in DEPENDENCIES:
+        with suppress(PackageNotFoundError): versions[package] = version(package)
+    return versions
 
 # %% ../nbs/00_core.ipynb #c0de0036
 def processor_name() -> str:
@@ -425,3 +432,40 @@ def progress_bar(items,             # iterable; None: advance it with its method
     from tqdm.auto import tqdm
     hidden = bool(os.environ.get('TQDM_DISABLE')) or None  # None: hidden unless stderr is a terminal or a notebook
     return tqdm(items, description, leave=False, disable=hidden, **options)
+
+# %% ../nbs/00_core.ipynb #80c9f569
+def is_own_host(name: str | None,  # in the header Host, without port
+                address: str,      # of this end of the connection
+                host: str          # on which the server listens
+               ) -> bool:
+    "Whether a browser that names this host really means this machine."
+    if not name: return False
+    if name in ('localhost', host.lower(), socket.gethostname().lower()): return True
+    try: return ip_address(name).is_loopback or ip_address(name) == ip_address(address)
+    except ValueError: return False
+
+def is_own_request(scope: dict, host: str) -> bool:
+    "Whether a request names this machine and comes from its own page, or from no page."
+    headers = [(name.lower(), value.decode('latin-1')) for name, value in scope['headers']]
+    hosts = [value for name, value in headers if name == b'host']
+    site, mode = (dict(headers).get(name, '') for name in (b'sec-fetch-site', b'sec-fetch-mode'))
+    try: name = urlsplit(f'//{hosts[0]}').hostname if len(hosts) == 1 else None
+    except ValueError: return False
+    if not is_own_host(name, (scope.get('server') or [host])[0], host): return False
+    if site == 'cross-site' and mode != 'navigate': return False
+    return all(urlsplit(value).netloc == hosts[0] for name, value in headers if name == b'origin')
+
+# %% ../nbs/00_core.ipynb #12eecbbb
+class LocalRequests:
+    "ASGI middleware that answers 403 to requests that are not `is_own_request`, and to paths that are closed."
+    def __init__(self, app: Callable, host: str, closed: str | None = None):  # closed: a part of paths
+        self.app, self.host, self.closed = app, host, closed
+
+    async def __call__(self, scope, receive, send):
+        served = scope['type'] == 'lifespan' or is_own_request(scope, self.host)
+        if served and not (self.closed and self.closed in scope.get('path', '')):
+            return await self.app(scope, receive, send)
+        if scope['type'] == 'websocket': return await send(dict(type='websocket.close', code=1008))
+        body = json.dumps(dict(error='refused: another page, or a name or path that is not served here')).encode()
+        await send(dict(type='http.response.start', status=403, headers=[(b'content-type', b'application/json')]))
+        await send(dict(type='http.response.body', body=body))

@@ -37,9 +37,9 @@ def default_interrupt():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job inherits that it is ignored
 
 
-def stop_after(epochs, words, run, how):
+def stop_after(epochs, words, run, how, env=QUIET):
     "Start `fer2013 train`, send a signal after some epochs, and return stderr and exit code."
-    process = subprocess.Popen([BIN/'fer2013', 'train', *map(str, words)], env=QUIET, stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([BIN/'fer2013', 'train', *map(str, words)], env=env, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True, preexec_fn=default_interrupt)
     history = run/'history.jsonl'
     while process.poll() is None and not (history.exists() and history.read_text().count('\n') >= epochs):
@@ -68,15 +68,49 @@ def test_a_killed_training_resumes_bit_for_bit(csv_file, tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(*weights, strict=True))
 
 
-def test_a_network_trained_with_jax_predicts_the_same_with_tensorflow(csv_file, tmp_path):
+WITHOUT_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None; from fer2013_cnn.__main__ import main; main()"
+
+
+@pytest.fixture(scope='module')
+def jax_run(csv_file, tmp_path_factory):
+    "A run of two epochs with the JAX backend, in a process that cannot import TensorFlow, and the words after `train`."
+    run, env = tmp_path_factory.mktemp('jax')/'run', {**QUIET, 'KERAS_BACKEND': 'jax'}
+    words = ['--data', csv_file, '--preset', 'smoke', '--set', 'epochs=2', '--set', 'batch_size=70']
+    assert call('python', '-c', WITHOUT_TENSORFLOW, 'train', *words, '--run', run, env=env).returncode == 0
+    return run, words, env
+
+
+def test_a_network_trained_with_jax_predicts_the_same_with_tensorflow(jax_run, csv_file):
     from fer2013_cnn import load_data, load_network, load_predictions
-    run = tmp_path/'run'
-    words = ['--data', csv_file, '--preset', 'smoke', '--set', 'epochs=1', '--set', 'batch_size=70', '--run', run]
-    assert call('fer2013', 'train', *words, env={**QUIET, 'KERAS_BACKEND': 'jax'}).returncode == 0
+    run = jax_run[0]
     assert json.loads((run/'run.json').read_text())['backend'] == 'jax'
     dataset, predictions = load_data(csv_file), load_predictions(run, 'PublicTest')
     images = dataset.images[predictions.indices][..., None]
     assert np.allclose(load_network(run).predict(images, verbose=0), predictions.probabilities, atol=1e-5)
+
+
+def test_a_killed_training_with_jax_resumes_bit_for_bit(jax_run, csv_file, tmp_path):
+    whole, words, env = jax_run
+    killed = tmp_path/'killed'
+    assert stop_after(1, [*words, '--run', killed], killed, signal.SIGKILL, env)[1] == -signal.SIGKILL
+    again = ['train', '--data', csv_file, '--run', killed, '--resume']
+    assert call('python', '-c', WITHOUT_TENSORFLOW, *again, env=env).returncode == 0
+    assert read_epochs(killed) == read_epochs(whole)
+    assert (killed/'model.keras').read_bytes() == (whole/'model.keras').read_bytes()
+
+
+def test_the_program_for_a_gpu_goes_on_where_it_was_stopped(tmp_path):
+    command = ['python', 'tools/train_on_gpu.py', '--rehearse', '--to', tmp_path/'home']
+    for minutes in (.8, 15):
+        done = call(*command, '--work', tmp_path/'work', '--minutes', minutes)
+        assert done.returncode == 0
+    assert done.stdout.endswith('complete\n') and not done.stdout.endswith('not complete\n')
+    report = json.loads((tmp_path/'home'/'report.json').read_text())
+    assert report['calls'] == 2 and report['pipeline']['faces'] == 420
+    assert all(row['accuracy'] for row in report['runs'].values())
+    assert call(*command, '--restore', '--from', tmp_path/'home', '--work', tmp_path/'new').returncode == 0
+    models = [{path.parent.name for path in (tmp_path/work/'runs').glob('*/model.keras')} for work in ('work', 'new')]
+    assert models[0] - models[1] == {'ensemble'} and models[1] >= {'base', 'small'}
 
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT/'fer2013_cnn'/'weights').glob('*.json')))

@@ -1,4 +1,5 @@
 """The service as other programs meet it: a process, many requests at a time, bodies that are no photographs."""
+import io
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from common import BIN, QUIET
 from matplotlib.cbook import get_sample_data
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 PHOTOGRAPH = Path(get_sample_data('grace_hopper.jpg', asfileobj=False)).read_bytes()
@@ -50,6 +52,26 @@ def test_a_bad_body_gets_one_sentence(service, body, status, says):
     assert answer.status_code == status and says in answer.json()['error'] and '\n' not in answer.json()['error']
 
 
-def test_a_foreign_host_is_refused(service):
-    assert httpx.get(service[1], headers={'Host': 'evil.example'}).status_code == 400
+def test_a_photograph_of_too_many_pixels_is_refused_before_it_is_decoded(service):
+    Image.new('1', (20_000, 10_000)).save(file := io.BytesIO(), 'PNG')
+    before = memory(service[0])
+    answer = httpx.post(f'{service[1]}/predict', content=file.getvalue(), timeout=60)
+    assert answer.status_code == 422 and 'at most 150,000,000' in answer.json()['error']
+    assert memory(service[0]) < before + 20  # decoded, it would be 200 MB
+
+
+@pytest.mark.parametrize('headers', [
+    {'Host': 'evil.example'}, {'Host': 'rebound.example:8000'},            # DNS rebinding
+    {'Origin': 'https://evil.example'}, {'Origin': 'null'}, {'Origin': 'http://127.0.0.1:1'},
+    {'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'no-cors'}], ids=str)
+def test_pages_and_names_from_elsewhere_are_refused(service, headers):
+    for answer in (httpx.get(service[1], headers=headers),
+                   httpx.post(f'{service[1]}/predict', content=PHOTOGRAPH, headers=headers)):
+        assert answer.status_code == 403 and answer.json()['error'].startswith('refused')
+
+
+def test_programs_and_own_pages_are_answered(service):
+    port = service[1].rpartition(':')[2]
+    for headers in ({}, {'Host': f'localhost:{port}'}, {'Origin': service[1]}):
+        assert httpx.get(service[1], headers=headers).status_code == 200
     assert httpx.get(f'{service[1]}/nothing').json() == {'error': 'Not Found'}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fer2013_cnn import core
 from fer2013_cnn.core import CLASSES, read_run, SHAPE, UserError
 from fer2013_cnn.data.load import FERPLUS_COLUMNS
 from fer2013_cnn.data.synthetic import synthetic_dataset
@@ -288,6 +289,11 @@ def test_votes_that_cannot_be_read_are_reported_before_the_training(dataset, con
     assert not (tmp_path/'run').exists()
 
 
+def test_versions_of_packages_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(core, 'DEPENDENCIES', ('numpy', 'no-such-package'))
+    assert [*core.package_versions()] == ['python', 'numpy']
+
+
 def test_a_training_that_diverges_is_stopped(dataset, config, tmp_path):
     nan = np.full((140, 7), np.nan, np.float32)
     with patch.object(loop, 'training_targets', return_value=nan):
@@ -297,7 +303,8 @@ def test_a_training_that_diverges_is_stopped(dataset, config, tmp_path):
 
 def test_the_message_about_divergence_names_the_saved_epoch(dataset, config, tmp_path):
     network, trainer = loop.build_trainer(dataset, config)
-    recorder = loop.CheckpointCallback(tmp_path, network, batches=None, best=.5, best_epoch=3)
+    batches = loop.TrainingBatches(dataset.images[:140], np.zeros((140, 7), np.float32), config)
+    recorder = loop.CheckpointCallback(tmp_path, network, batches, best=.5, best_epoch=3)
     recorder.set_model(trainer)
     recorder.epoch = 4
     loop.DivergenceCallback(recorder).on_train_batch_end(0, dict(loss=2.))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COPIED_KEYS', 'TRAINED_KEYS', 'predict_external', 'predict_run', 'network_file', 'known_training',
-           'describe_evaluation', 'check_test_splits', 'evaluate_model', 'batch_dependence', 'time_calls', 'latency']
+           'describe_evaluation', 'check_test_splits', 'check_same_classes', 'evaluate_model', 'batch_dependence',
+           'time_calls', 'latency']
 
 # %% ../../nbs/44_evaluate.external.ipynb #c46b1e1d
 import os
@@ -88,6 +89,14 @@ def check_test_splits(dataset: Dataset):
     if (dataset.labels[dataset.splits > 0] == UNKNOWN).any():
         raise UserError(f'{dataset.name} has test faces without labels: nothing to compare predictions with')
 
+# %% ../../nbs/44_evaluate.external.ipynb #7e74efdb
+def check_same_classes(source: str, metadata: dict, dataset: Dataset):
+    "Raise `UserError` if a network of this package has other classes than the data; {} for a .keras file."
+    if not metadata or {*metadata['data']['class_names']} == {*dataset.class_names}: return
+    raise UserError(f"{dataset.name} has the classes {', '.join(dataset.class_names)}, and {source} "
+                    f"{', '.join(metadata['data']['class_names'])}: this evaluation needs the same. "
+                    'fer2013 evaluate NETWORK --data DIR --classes CLASS=FOLDER,... evaluates faces of other sets')
+
 # %% ../../nbs/44_evaluate.external.ipynb #faefc21e
 def evaluate_model(source: str,                 # see `open_network`
                    dataset: Dataset,
@@ -99,6 +108,7 @@ def evaluate_model(source: str,                 # see `open_network`
     "Predict PublicTest and PrivateTest with a network, and write the run folder."
     check_test_splits(dataset)
     network, metadata = open_network(source)
+    check_same_classes(source, metadata, dataset)
     class_names = own_class_names(metadata, class_names)
     if metadata and pixel_range != '0-255': raise UserError('pixel_range is for .keras files: this network takes 0-255')
     trained_here = is_run(Path(source))

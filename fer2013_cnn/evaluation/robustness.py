@@ -6,7 +6,8 @@
 __all__ = ['CORRUPTIONS', 'LABELS', 'transform_faces', 'random_signs', 'shift', 'scale', 'rotate', 'blur', 'jpeg',
            'darken',
            'add_noise', 'reduce_resolution', 'describe_corruption', 'accuracy_row', 'robustness_table',
-           'mean_robustness', 'compare_robustness', 'plot_robustness', 'read_robustness']
+           'mean_robustness', 'compare_robustness', 'plot_robustness', 'read_robustness', 'change_light',
+           'resize_twice', 'changed_versions', 'steadiness_table', 'compare_steadiness']
 
 # %% ../../nbs/47_evaluate.robustness.ipynb #21729cb0
 import json
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import progress_bar, SHAPE, SIZE
-from .metrics import confusion_intervals, confusion_metrics
+from fer2013_cnn.evaluation.metrics import (bootstrap_weights, confusion_intervals, confusion_metrics,
+    percentile_interval)
 from .plots import plt
 from sklearn.metrics import confusion_matrix
 
@@ -148,3 +150,47 @@ def read_robustness(path: str | Path  # robustness.json of the report
                    ) -> dict[str, pd.DataFrame]:
     "Read the tables that the report has written."
     return {name: pd.DataFrame(rows) for name, rows in json.loads(Path(path).read_text(encoding='utf-8')).items()}
+
+# %% ../../nbs/47_evaluate.robustness.ipynb #244b0dfa
+def change_light(images: np.ndarray, factor: float) -> np.ndarray:
+    "Multiply the grey values by a factor; what exceeds 255 becomes 255."
+    return np.rint(np.clip(images*factor, 0, 255)).astype(np.uint8)
+
+def resize_twice(images: np.ndarray, factor: float) -> np.ndarray:
+    "Shrink by averaging or enlarge by bilinear interpolation, and the other way back."
+    size, ways = round(SIZE*factor), (cv2.INTER_AREA, cv2.INTER_LINEAR)
+    there, back = ways if factor < 1 else ways[::-1]
+    other = [cv2.resize(image, (size, size), interpolation=there) for image in images]
+    return np.stack([cv2.resize(image, SHAPE, interpolation=back) for image in other])
+
+def changed_versions(images: np.ndarray           # uint8 (N, 48, 48)
+                    ) -> dict[str, np.ndarray]:   # the images as they are, then ten changes of them
+    "The images, and what should not change the answer to them."
+    sides = {'left': (-2, 0), 'right': (2, 0), 'up': (0, -2), 'down': (0, 2)}
+    return {'as they are': images, 'mirror image': np.ascontiguousarray(images[:, :, ::-1]),
+            **{f'2 px {name}': transform_faces(images, shifts=shifts) for name, shifts in sides.items()},
+            'half the size': resize_twice(images, .5), 'twice the size': resize_twice(images, 2),
+            'JPEG quality 40': jpeg(images, 40),
+            'light +30 %': change_light(images, 1.3), 'light −30 %': change_light(images, .7)}
+
+# %% ../../nbs/47_evaluate.robustness.ipynb #d310422f
+def steadiness_table(predict: Callable,                # uint8 (N, 48, 48) → probabilities (N, C)
+                     versions: dict[str, np.ndarray]   # see `changed_versions`
+                    ) -> pd.DataFrame:                 # columns change, same, low, high
+    "The share of faces that have the same most probable class after each change, and the mean, with 95 % intervals."
+    first, *answers = [predict(images).argmax(1) for images in progress_bar(versions.values(), 'changes')]
+    same = np.column_stack([answer == first for answer in answers]).astype(float)
+    same = np.column_stack([same, same.mean(1)])
+    draws = np.concatenate([weights@same/len(same) for weights in bootstrap_weights(len(same))])
+    low, high = percentile_interval(draws).T
+    return pd.DataFrame(dict(change=[*list(versions)[1:], 'mean'], same=same.mean(0), low=low, high=high))
+
+def compare_steadiness(tables: dict[str, pd.DataFrame]  # of `steadiness_table`, by network
+                      ) -> pd.DataFrame:                # a row a change, a column a network; text
+    "Shares side by side; the mean with its interval."
+    columns = {}
+    for name, table in tables.items():
+        texts = [f'{100*share:.1f} %' for share in table.same]
+        texts[-1] += f' ({100*table.low.iloc[-1]:.1f}–{100*table.high.iloc[-1]:.1f})'
+        columns[name] = pd.Series(texts, table.change)
+    return pd.DataFrame(columns).rename_axis(None)

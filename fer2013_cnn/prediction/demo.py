@@ -6,9 +6,9 @@
 __all__ = ['KEEP_MINUTES', 'LIMITS_OF_USE', 'MAX_HEATMAPS', 'MAX_UPLOAD_BYTES', 'MAX_UPLOAD_PIXELS', 'MAX_SHOWN_SIDE',
            'GRAD_CAM_INFO', 'ENDINGS', 'LAUNCH', 'introduction', 'predict_photo', 'shorten', 'pluralize',
            'keras_network', 'plot_face_heatmaps', 'check_upload', 'predict_many', 'import_gradio', 'photo_inputs',
-           'photo_outputs', 'answer_photo', 'photo_tab', 'folder_tab', 'build_page', 'remove_abandoned_uploads',
-           'ending_signals', 'set_signals', 'temporary_upload_dir', 'free_port', 'is_own_host', 'is_own_request',
-           'LocalRequests', 'offline_theme', 'serve_demo', 'result_widgets', 'upload_widget']
+           'photo_outputs', 'found_sentence', 'show_bars', 'answer_photo', 'photo_tab', 'folder_tab', 'build_page',
+           'remove_abandoned_uploads', 'ending_signals', 'set_signals', 'temporary_upload_dir', 'free_port',
+           'offline_theme', 'serve_demo', 'result_widgets', 'upload_widget']
 
 # %% ../../nbs/54_predict.demo.ipynb #c77d9aaf
 import io
@@ -30,7 +30,7 @@ from PIL import Image
 
 from ..core import require, UserError
 from ..model.inference import (Classifier, open_network,
-    pretrained_card, pretrained_names, usage_notice)
+    pretrained_card, pretrained_names, UNCERTAIN, usage_notice)
 from .faces import open_image
 from .images import (add_image_column, annotate, BOX, class_columns, crop_faces,
     iter_images, photo_classifier, predict_faces, result_files, to_frame)
@@ -41,11 +41,9 @@ from matplotlib.figure import Figure
 # %% ../../nbs/54_predict.demo.ipynb #8875e119
 import shutil
 from contextlib import ExitStack, suppress
-from ipaddress import ip_address
 from unittest.mock import patch
-from urllib.parse import urlsplit
 
-from ..core import only_process
+from ..core import LocalRequests, only_process
 from ..data.folders import IMAGE_FORMATS
 
 # %% ../../nbs/54_predict.demo.ipynb #57165f5d
@@ -175,20 +173,29 @@ def photo_outputs(gradio, model: str):
     return annotated, show_heatmaps, heatmaps
 
 # %% ../../nbs/54_predict.demo.ipynb #de000007
+def found_sentence(faces: pd.DataFrame, min_confidence: float) -> str:
+    "The number of faces, and of those that are uncertain."
+    text, uncertain = f"**{pluralize(len(faces), 'face')} found.**", (faces.emotion == UNCERTAIN).sum()
+    if not len(faces): return '**No face was found.** Faces are found if they are tilted by less than about 45 degrees.'
+    return f'{text} Uncertain, with no emotion above {min_confidence:.0%}: {uncertain}.' if uncertain else text
+
+def show_bars(gradio, faces: pd.DataFrame):
+    "The bars of the first face; an uncertain one has no emotion as its heading."
+    if not len(faces): return gradio.Label(None, label='The largest face')
+    emotion, probabilities = faces.emotion[0], faces.iloc[0][class_columns(faces)].to_dict()
+    return gradio.Label(probabilities, label=f'The largest face: {emotion}', show_heading=emotion != UNCERTAIN)
+
 def answer_photo(gradio, path: str | None, classifier: Classifier) -> tuple:
     "Values for status, annotated photograph, bars, table of faces, and the state for heatmaps."
-    no_table = gradio.Dataframe(visible=False)
-    if not path: return '', None, None, no_table, None
+    no_bars, no_table = gradio.Label(None, label='The largest face'), gradio.Dataframe(visible=False)
+    if not path: return '', None, no_bars, no_table, None
     try: image, faces, crops = predict_photo(path, classifier)
-    except UserError as error: return f'**No prediction**: {error}.', None, None, no_table, None
+    except UserError as error: return f'**No prediction**: {error}.', None, no_bars, no_table, None
     annotated = annotate(image, faces)
     annotated.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
-    if not len(faces):
-        status = '**No face was found.** Faces are found if they are tilted by less than about 45 degrees.'
-        return status, annotated, None, no_table, None
-    probabilities = faces.iloc[0][class_columns(faces)].to_dict()
-    table = gradio.Dataframe(shorten(faces), visible=True)
-    return f"**{pluralize(len(faces), 'face')} found.**", annotated, probabilities, table, (crops, faces)
+    found = found_sentence(faces, classifier.min_confidence), annotated, show_bars(gradio, faces)
+    if not len(faces): return *found, no_table, None
+    return *found, gradio.Dataframe(shorten(faces), visible=True), (crops, faces)
 
 # %% ../../nbs/54_predict.demo.ipynb #de000008
 def photo_tab(gradio, model: str, classifier: Classifier):
@@ -302,40 +309,6 @@ def free_port(host: str,
             reason = getattr(error, 'strerror', None) or error
             raise UserError(f'cannot listen on {host}, port {port} ({reason}): choose another, or 0 for any') from None
 
-# %% ../../nbs/54_predict.demo.ipynb #d0b4a194
-def is_own_host(name: str | None,  # in the header Host, without port
-                address: str,      # of this end of the connection
-                host: str          # on which the server listens
-               ) -> bool:
-    "Whether a browser that names this host really means this machine."
-    if not name: return False
-    if name in ('localhost', host.lower(), socket.gethostname().lower()): return True
-    try: return ip_address(name).is_loopback or ip_address(name) == ip_address(address)
-    except ValueError: return False
-
-def is_own_request(scope: dict, host: str) -> bool:
-    "Whether a request names this machine and comes from its own page, or from no page."
-    headers = [(name.lower(), value.decode('latin-1')) for name, value in scope['headers']]
-    hosts = [value for name, value in headers if name == b'host']
-    site, mode = (dict(headers).get(name, '') for name in (b'sec-fetch-site', b'sec-fetch-mode'))
-    try: name = urlsplit(f'//{hosts[0]}').hostname if len(hosts) == 1 else None
-    except ValueError: return False
-    if not is_own_host(name, (scope.get('server') or [host])[0], host): return False
-    if site == 'cross-site' and mode != 'navigate': return False
-    return all(urlsplit(value).netloc == hosts[0] for name, value in headers if name == b'origin')
-
-# %% ../../nbs/54_predict.demo.ipynb #c4c2dd6b
-class LocalRequests:
-    "ASGI middleware that answers 403 unless a request is `is_own_request`, and to Gradio's routes for developers."
-    def __init__(self, app: Callable, host: str): self.app, self.host = app, host
-
-    async def __call__(self, scope, receive, send):
-        served = scope['type'] == 'lifespan' or is_own_request(scope, self.host) and '/dev/' not in scope['path']
-        if served: return await self.app(scope, receive, send)
-        if scope['type'] == 'websocket': return await send(dict(type='websocket.close', code=1008))
-        await send(dict(type='http.response.start', status=403, headers=[(b'content-type', b'text/plain')]))
-        await send(dict(type='http.response.body', body=b'This page serves its own browser window only.'))
-
 # %% ../../nbs/54_predict.demo.ipynb #e044e6e7
 LAUNCH = dict(share=False, quiet=True, prevent_thread_lock=True, footer_links=[], run_history=False,
               enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, max_file_size=MAX_UPLOAD_BYTES)
@@ -356,9 +329,10 @@ def serve_demo(model: str | Path = 'base',  # see `open_classifier`
     port = free_port(host, port)
     with temporary_upload_dir():
         page = build_page(model)
+        own = LocalRequests, (), dict(host=host, closed='/dev/')
         try:
             page.launch(server_name=host, server_port=port, inbrowser=open_browser, theme=offline_theme(),
-                        app_kwargs=dict(middleware=[(LocalRequests, (), dict(host=host))]), **LAUNCH)
+                        app_kwargs=dict(middleware=[own]), **LAUNCH)
             print(f'{page.local_url} (Ctrl-C ends it)', flush=True)
             while page.is_running: time.sleep(.2)  # short: a signal that another thread receives does not end a sleep
         except KeyboardInterrupt: pass

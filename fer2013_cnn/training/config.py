@@ -78,8 +78,7 @@ PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9, preci
                quick=TrainConfig(epochs=16),
                standard=replace(STRONG_AUGMENTATION, model='base', epochs=40),
                finetune=replace(STRONG_AUGMENTATION, model='base', start_from='base', epochs=20, batch_size=32,
-                                learning_rate=3e-3, ema_momentum=.98),
-               best=replace(STRONG_AUGMENTATION, model='large', epochs=120))
+                                learning_rate=3e-3, ema_momentum=.98))
 
 # %% ../../nbs/30_train.config.ipynb #a0c420e2
 def default_preset(dataset: Dataset) -> str:

@@ -42,7 +42,7 @@ from ..model.tta import predict_proba
 from .config import recorded_config, TrainConfig
 from .augment import augmentation, mixup
 from fer2013_cnn.training.optimizer import (add_ferplus_head, distill, label_accuracy, label_loss, make_optimizer,
-    make_targets)
+    make_targets, one_cycle)
 from .run import (append_history, check_new_run, describe_data, history_digest, Predictions,
     save_predictions, start_run, truncate_history, update_run)
 
@@ -351,6 +351,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 # %% ../../nbs/34_train.ipynb #34a00041
 class DivergenceCallback(keras.callbacks.Callback):
     "Raise `UserError` when the loss is not a finite number."
+    async_safe = True  # Keras may call it in another thread, while the next steps are computed
     def __init__(self, recorder: CheckpointCallback):
         super().__init__()
         self.recorder = recorder
@@ -358,7 +359,8 @@ class DivergenceCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs):
         if np.isfinite(logs['loss']): return
         epoch, best_epoch, folder = self.recorder.epoch + 1, self.recorder.progress['best_epoch'], self.recorder.folder
-        rate = float(keras.ops.convert_to_numpy(self.recorder.model.optimizer.learning_rate))
+        config, steps = self.recorder.batches.config, len(self.recorder.batches)
+        rate = float(keras.ops.convert_to_numpy(one_cycle(config, config.epochs*steps)((epoch - 1)*steps + batch)))
         saved = f'the weights of epoch {best_epoch} are in {folder}' if best_epoch else 'no epoch was finished'
         raise UserError(f"the training diverged: the loss is {logs['loss']} in epoch {epoch} at a learning rate of "
                         f'{rate:.2g}; choose a lower learning_rate ({saved})')
@@ -378,6 +380,7 @@ def format_time(seconds: float) -> str:
 # %% ../../nbs/34_train.ipynb #3b750033
 class ProgressCallback(keras.callbacks.Callback):
     "Print a line per epoch, and show a bar over the whole run."
+    async_safe = True
     def __init__(self, config: TrainConfig, num_images: int, first_epoch: int = 0):
         super().__init__()
         self.config, self.num_images, self.first_epoch = config, num_images, first_epoch
