@@ -42,7 +42,8 @@ PUPILS = dict(base=dict(PUPIL, seed=5, epochs=240),  # fewer epochs if the time 
               small=dict(PUPIL, seed=6, epochs=300, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
                          erasing=.25))
 FEWEST_EPOCHS = 100  # of a pupil; if the call is too short even for these, another call goes on
-TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes
+TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
+# precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).
 REHEARSED = ('base_seed_0', 'base_labels_only', 'base', 'small')
 RESERVE = 25          # seconds at the end of a call, to stop the trainings and to write the files
 PART = 15*2**20       # bytes of a file in --to
@@ -221,6 +222,29 @@ def write_rehearsal(work):
     return work/'faces.csv'
 
 
+PRECISION_CHECK = """
+import sys
+import numpy as np
+from fer2013_cnn import build_model
+from fer2013_cnn.training.loop import training_clone
+faces = np.random.default_rng(0).integers(0, 256, (256, 48, 48, 1)).astype(np.float32)
+network = build_model(sys.argv[1])
+exact, fast = [model.predict(faces, verbose=0) for model in (network, training_clone(network, 'bfloat16'))]
+print(np.abs(exact - fast).max())
+"""
+
+
+def choose_precision(work, model):
+    "bfloat16 if an untrained network computes nearly the same in it as in float32, otherwise float32."
+    command = [sys.executable, '-c', PRECISION_CHECK, model]
+    done = subprocess.run(command, cwd=work, env=child_environment(work), capture_output=True, text=True)
+    (work/'logs'/'precision.log').write_text(done.stdout + done.stderr)
+    try: difference = float(done.stdout.split()[-1])
+    except (IndexError, ValueError): difference = float('nan')
+    say(f'largest difference between probabilities in bfloat16 and in float32: {difference:.2g}')
+    return 'bfloat16' if difference < .05 else 'float32'
+
+
 def measure_pipeline(work, data):
     "Seconds in which one thread makes the batches of an epoch, with mixup; nothing else of a training is done."
     from fer2013_cnn import load_data, make_config
@@ -250,6 +274,7 @@ def table(work, names):
         run, info = work/'runs'/name, run_info(work, name)
         history = (run/'history.jsonl').read_text().splitlines() if (run/'history.jsonl').exists() else []
         rows[name] = row = dict(epochs=len(history), of=(info.get('config') or {}).get('epochs'),
+                                not_finite=sum('null' in line for line in history),  # epochs with a loss of NaN
                                 seconds_per_epoch=seconds_per_epoch(work, name), resumed=len(info.get('resumed', [])))
         if not finished(work, name): continue
         metrics = evaluate_run(run, 'PublicTest')
@@ -336,7 +361,7 @@ def settings_of(rehearse):
     "Settings of the members and of the pupils by name."
     groups = [{name: RECIPE | changes for name, changes in group.items()} for group in (MEMBERS, PUPILS)]
     if not rehearse: return groups
-    tiny = TINY | dict(teacher_views=2)
+    tiny = TINY | dict(teacher_views=2) | ({} if shutil.which('nvidia-smi') else dict(precision='float32'))
     return [{name: {key: tiny.get(key, value) for key, value in settings.items()}
              for name, settings in group.items() if name in REHEARSED} for group in groups]
 
@@ -360,6 +385,11 @@ def work_through(arguments, stages, deadline):
         if 'pipeline' not in stages.report:
             stages.write(pipeline=stages('input pipeline', measure_pipeline, work, data))
             say(stages.report['pipeline'])
+        if 'precision' not in stages.report:
+            stages.write(precision=stages('check of bfloat16', choose_precision, work, pupils['base']['model']))
+        if stages.report['precision'] == 'float32':
+            members, pupils = [{name: settings | dict(precision='float32') for name, settings in group.items()}
+                               for group in (members, pupils)]
         whole = stages('members', train_side_by_side, work, data, members, deadline)
         usable = [name for name in members if finished(work, name)]
         if not whole and (time.time() > deadline or len(usable) < 2): return False

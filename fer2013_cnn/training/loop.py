@@ -130,10 +130,10 @@ def training_clone(network: keras.Model, precision: str  # 'float32' or 'bfloat1
 # %% ../../nbs/34_train.ipynb #d3330b4d
 def compute_capability() -> float:
     "Compute capability of the first GPU that Keras' backend uses, such as 8.0; 0 without one."
-    if keras.backend.backend() not in ('jax', 'tensorflow') or not keras.distribution.list_devices('gpu'): return 0.
     if keras.backend.backend() == 'jax':
         import jax
         return float(getattr(jax.devices()[0], 'compute_capability', 0))
+    if keras.backend.backend() != 'tensorflow' or not keras.distribution.list_devices('gpu'): return 0.
     import tensorflow
     details = tensorflow.config.experimental.get_device_details(tensorflow.config.list_physical_devices('GPU')[0])
     return float('.'.join(map(str, details.get('compute_capability', (0,)))))
@@ -142,9 +142,10 @@ def resolve_precision(precision: str  # 'auto', 'float32' or 'bfloat16'
                      ) -> str:        # 'float32' or 'bfloat16'
     "Replace 'auto' by the precision that is faster on this machine."
     if precision != 'auto': return precision
-    try: instructions = set(re.findall(r'avx512_bf16|amx_bf16', Path('/proc/cpuinfo').read_text()))
-    except OSError: instructions = set()  # not Linux
-    return 'bfloat16' if instructions or compute_capability() >= 8 else 'float32'
+    try: instructions = re.findall(r'avx512_bf16|amx_bf16', Path('/proc/cpuinfo').read_text())
+    except OSError: instructions = []  # not Linux
+    on_cpu = instructions and keras.backend.backend() == 'tensorflow'  # JAX 0.11 computed NaN on a CPU
+    return 'bfloat16' if on_cpu or compute_capability() >= 8 else 'float32'
 
 # %% ../../nbs/34_train.ipynb #fe5ddc50
 def make_reproducible(path: Path):
