@@ -22,7 +22,7 @@ from ..data.audit import exact_groups, not_leaked
 from ..model.inference import load_network
 from ..model.tta import predict_proba
 from ..training.config import recorded_config, TrainConfig
-from ..training.loop import train
+from ..training.loop import resolve_precision, train
 
 # %% ../../nbs/46_evaluate.label_noise.ipynb #2add2e2d
 def fold_data(dataset: Dataset,
@@ -85,7 +85,7 @@ def cross_val_predict_proba(dataset: Dataset,
     "Probabilities for Training and PublicTest from networks that have not seen the face; a repeated call resumes."
     if config.ferplus_csv or config.teacher:
         raise UserError('label noise is estimated from the labels alone: leave out ferplus_csv and teacher')
-    path = Path(folder)/'out_of_sample.npz'
+    config, path = replace(config, precision=resolve_precision(config.precision)), Path(folder)/'out_of_sample.npz'
     origin = json.dumps(dict(data=dataset.fingerprint, config=asdict(config), folds=folds))
     if (saved := load_out_of_sample(path, origin)) is not None: return saved
     total = np.zeros((len(dataset), len(dataset.class_names)), np.float32)

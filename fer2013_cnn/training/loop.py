@@ -49,6 +49,7 @@ from .run import (append_history, check_new_run, describe_data, history_digest, 
 # %% ../../nbs/34_train.ipynb #308da7ef
 class TrainingBatches(keras.utils.PyDataset):
     "Batches of images and targets, in an order that is determined by (seed, epoch)."
+    teacher = None  # a `Teacher`, whose probabilities become a share of the targets
     def __init__(self, images: np.ndarray,   # uint8 (N, 48, 48)
                  targets: np.ndarray,        # float32 (N, C)
                  config: TrainConfig):
@@ -60,6 +61,7 @@ class TrainingBatches(keras.utils.PyDataset):
         "Draw the order of an epoch."
         self.view, self.teacher_probs = self.config.view(epoch), None
         self.order = np.random.default_rng([self.config.seed, self.view]).permutation(len(self.images))
+        if self.teacher: self.teacher_probs = self.teacher.predict(self)
 
     def __len__(self): return math.ceil(len(self.images)/self.config.batch_size)
 
@@ -321,14 +323,13 @@ def replace_best(folder: Path, network: keras.Model) -> str:
 # %% ../../nbs/34_train.ipynb #3e5184aa
 class CheckpointCallback(keras.callbacks.Callback):
     "Write checkpoints, the history, and the weights of the epoch with the best PublicTest accuracy."
-    def __init__(self, run: Path, network: keras.Model, batches: TrainingBatches, teacher: Teacher | None = None,
+    def __init__(self, run: Path, network: keras.Model, batches: TrainingBatches,
                  best: float = -1.,     # PublicTest accuracy of the best epoch so far
                  best_epoch: int = 0,   # its number, from 1
                  best_sha256: str = ''  # checksum of its weights
                 ):
         super().__init__()
-        self.run, self.folder, self.network = run, run/'checkpoint', network
-        self.batches, self.teacher = batches, teacher
+        self.run, self.folder, self.network, self.batches = run, run/'checkpoint', network, batches
         self.progress = dict(best=best, best_epoch=best_epoch, best_sha256=best_sha256)
         restore_best(self.folder, best_sha256)
 
@@ -339,7 +340,6 @@ class CheckpointCallback(keras.callbacks.Callback):
         (self.folder/PREVIOUS).unlink(missing_ok=True)
         seed_epoch(self.model, self.batches.config, epoch)
         self.batches.set_epoch(epoch)
-        if self.teacher: self.batches.teacher_probs = self.teacher.predict(self.batches)
 
     def on_epoch_end(self, epoch, logs):
         accuracy = float(logs['val_accuracy'])
@@ -460,8 +460,8 @@ def fit_network(run: Path, dataset: Dataset, config: TrainConfig,
     first_epoch = progress.pop('epoch')
     truncate_history(run, first_epoch)
     batches = TrainingBatches(dataset.images[dataset.indices('Training')], targets, config)
-    teacher = Teacher(dataset, config, run/'checkpoint') if config.teacher else None
-    recorder = CheckpointCallback(run, trainer.layers[-1], batches, teacher, **progress)
+    if config.teacher: batches.teacher = Teacher(dataset, config, run/'checkpoint')
+    recorder = CheckpointCallback(run, trainer.layers[-1], batches, **progress)
     callbacks = [recorder, DivergenceCallback(recorder), ProgressCallback(config, len(targets), first_epoch)]
     if config.ema_momentum: callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     trainer.fit(batches, shuffle=False, epochs=config.epochs, initial_epoch=first_epoch, verbose=0, callbacks=callbacks,
