@@ -121,7 +121,7 @@ def test_a_killed_report_leaves_no_page(tmp_path):
 
 
 def test_papermill_runs_a_report_directly(tmp_path):
-    parameters = dict(data='sample', run=tmp_path/'run', repeats=1, train_networks='small')
+    parameters = dict(data='sample', run=tmp_path/'run', repeats=1, train_networks='small', many=400)
     words = [word for name, value in parameters.items() for word in ('-p', name, value)]
     done = call('papermill', ROOT/'nbs/reports/benchmark.ipynb', tmp_path/'out.ipynb', *words)
     assert done.returncode == 0 and (tmp_path/'run'/'benchmark.json').exists()
