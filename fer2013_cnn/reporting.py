@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TYPES', 'KERNEL_OPTIONS', 'KERNEL_ENVIRONMENT', 'BROWSERS', 'reports_folder', 'report_notebooks',
            'report_parameters',
-           'report_title', 'list_reports', 'check_parameters', 'stopped_message', 'end_kernels', 'run_notebook',
-           'execute_notebook', 'visible_outputs', 'cell_level', 'introduced_cells', 'page_cells', 'write_html',
-           'print_page', 'write_pdf', 'prepare_run', 'report']
+           'report_title', 'list_reports', 'check_parameters', 'kernel_transport', 'stopped_message', 'end_kernels',
+           'run_notebook', 'execute_notebook', 'visible_outputs', 'cell_level', 'introduced_cells', 'page_cells',
+           'write_html', 'print_page', 'write_pdf', 'prepare_run', 'report']
 
 # %% ../nbs/60_report.ipynb #6c013425
 import logging
@@ -29,10 +29,11 @@ import pandas as pd
 from .core import (atomic_write, check_choice, only_process, PACKAGE, printable, read_run,
     require, UserError, writing)
 from .training.run import check_new_run, new_run
-require('report', 'papermill', 'nbconvert', 'nbclient', 'nbformat', 'ipykernel', 'jupyter_client')
+require('report', 'papermill', 'nbconvert', 'nbclient', 'nbformat', 'ipykernel', 'jupyter_client', 'jupyter_core')
 import nbformat
 import papermill as pm
 from jupyter_client import AsyncKernelManager
+from jupyter_core.paths import jupyter_runtime_dir
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -85,12 +86,17 @@ def check_parameters(notebook: Path,
 KERNEL_OPTIONS = ['--log-level=CRITICAL', '--IPKernelApp.ignore_cwd=True']  # import nothing from the current folder
 KERNEL_ENVIRONMENT = dict(TQDM_DISABLE='1', PYTHONSAFEPATH='1')  # no progress bars in a report
 
+def kernel_transport() -> str:
+    "How to talk to a kernel: 'ipc', through files, which needs no free ports; 'tcp' where their paths are too long."
+    return 'ipc' if os.name == 'posix' and len(os.fsencode(jupyter_runtime_dir())) <= 50 else 'tcp'
+
 def stopped_message(run: Path) -> str:
     "What to say after Ctrl-C: the report is not complete, the training in its folder can be resumed."
     unfinished = (run/'run.json').exists() and 'config' in (run_info := read_run(run)) and not run_info.get('finished')
     resume = f'; its training can be resumed with fer2013 train --resume --run {shlex.quote(str(run))}'
     return f'stopped: {run} has no report{resume if unfinished else ""}'
 
+# %% ../nbs/60_report.ipynb #52d07f86
 def end_kernels(execution, managers: list):
     "Kill the kernels of an execution, whenever they start, until it has ended; further signals are ignored."
     logging.disable()  # of libraries that notice that the kernel is dead
@@ -107,7 +113,7 @@ def run_notebook(notebook: Path, output: Path, run: Path, parameters: dict, stdo
     managers = []
     class Manager(AsyncKernelManager):
         def __init__(self, **options):
-            super().__init__(**options)
+            super().__init__(transport=kernel_transport(), **options)
             managers.append(self)
     options = dict(kernel_manager_class=Manager, kernel_name='python3', language='python', progress_bar=False,
                    stdout_file=stdout, extra_arguments=KERNEL_OPTIONS)
