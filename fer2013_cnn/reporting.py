@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPES', 'KERNEL_OPTIONS', 'KERNEL_ENVIRONMENT', 'BROWSERS', 'reports_folder', 'report_notebooks',
            'report_parameters',
-           'report_title', 'list_reports', 'check_parameters', 'kernel_transport', 'stopped_message', 'end_kernels',
+           'report_title', 'list_reports', 'check_parameters', 'kernel_address', 'stopped_message', 'end_kernels',
            'run_notebook', 'execute_notebook', 'visible_outputs', 'cell_level', 'introduced_cells', 'page_cells',
            'write_html', 'print_page', 'write_pdf', 'prepare_run', 'report']
 
@@ -23,6 +23,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 from unittest.mock import patch
+from uuid import uuid4
 
 import pandas as pd
 
@@ -86,9 +87,10 @@ def check_parameters(notebook: Path,
 KERNEL_OPTIONS = ['--log-level=CRITICAL', '--IPKernelApp.ignore_cwd=True']  # import nothing from the current folder
 KERNEL_ENVIRONMENT = dict(TQDM_DISABLE='1', PYTHONSAFEPATH='1')  # no progress bars in a report
 
-def kernel_transport() -> str:
-    "How to talk to a kernel: 'ipc', through files, which needs no free ports; 'tcp' where their paths are too long."
-    return 'ipc' if os.name == 'posix' and len(os.fsencode(jupyter_runtime_dir())) <= 50 else 'tcp'
+def kernel_address() -> dict:
+    "Where to talk to a kernel: files, which need no free ports; ports where the paths of such files are too long."
+    files = Path(jupyter_runtime_dir())/f'report-{uuid4().hex[:12]}'
+    return dict(transport='ipc', ip=str(files)) if os.name == 'posix' and len(os.fsencode(files)) < 90 else {}
 
 def stopped_message(run: Path) -> str:
     "What to say after Ctrl-C: the report is not complete, the training in its folder can be resumed."
@@ -113,7 +115,7 @@ def run_notebook(notebook: Path, output: Path, run: Path, parameters: dict, stdo
     managers = []
     class Manager(AsyncKernelManager):
         def __init__(self, **options):
-            super().__init__(transport=kernel_transport(), **options)
+            super().__init__(**kernel_address(), **options)
             managers.append(self)
     options = dict(kernel_manager_class=Manager, kernel_name='python3', language='python', progress_bar=False,
                    stdout_file=stdout, extra_arguments=KERNEL_OPTIONS)
