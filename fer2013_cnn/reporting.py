@@ -25,6 +25,7 @@ from typing import TextIO
 from unittest.mock import patch
 from uuid import uuid4
 
+# %% ../nbs/60_report.ipynb #cd4cdd89
 import pandas as pd
 
 from .core import (atomic_write, check_choice, only_process, PACKAGE, printable, read_run,
