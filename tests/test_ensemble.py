@@ -106,8 +106,8 @@ def test_it_predicts_photographs_and_is_exported(csv_file, dataset, ensemble, tm
 def test_it_teaches(dataset, ensemble, runs, tmp_path):
     config = make_config('smoke', model='simple', epochs=1, teacher=str(ensemble), distillation_weight=.5,
                          teacher_views=1)
-    pupil = loop.train(dataset, config, tmp_path/'pupil')
-    with np.load(pupil/'checkpoint'/'teacher-0.npz') as arrays: taught = arrays['probabilities']
+    student = loop.train(dataset, config, tmp_path/'student')
+    with np.load(student/'checkpoint'/'teacher-0.npz') as arrays: taught = arrays['probabilities']
     batches = loop.TrainingBatches(dataset.images[dataset.indices('Training')], loop.training_targets(dataset, config),
                                    config)
     teachers = [loop.Teacher(dataset, replace(config, teacher=str(run)), tmp_path/run.name) for run in runs]

@@ -156,7 +156,7 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_repeated(dat
 
 # soft targets
 
-def test_the_teacher_predicts_what_the_pupil_sees(dataset, config, run, tmp_path):
+def test_the_teacher_predicts_what_the_student_sees(dataset, config, run, tmp_path):
     config = replace(config, teacher=str(run), distillation_weight=.5, teacher_views=2, rotation=.04, mixup_alpha=.2)
     batches = loop.TrainingBatches(dataset.images[dataset.indices('Training')], np.eye(7)[:0], config)
     batches.targets = np.zeros((140, 7), np.float32)

@@ -1,9 +1,9 @@
-"""Train an ensemble, and two pupils of it, on one GPU: members side by side, then the ensemble, then the pupils.
+"""Train an ensemble, and two students of it, on one GPU: members side by side, then the ensemble, then the students.
 
     KERAS_BACKEND is set to jax, TensorFlow is not needed:
     python tools/train_on_gpu.py --data fer2013.csv --ferplus fer2013new.csv --minutes 9.5
 
-The members (`MEMBERS`) and then the pupils (`PUPILS`) are trained by processes that share the GPU. A call ends after
+The members (`MEMBERS`), then the students (`STUDENTS`) are trained by processes that share the GPU. A call ends after
 --minutes; the same call again goes on from the last finished epoch of each training. Finished runs, the report and the
 logs are written to --to, in files of at most 15 MiB, after each step. Only PublicTest is evaluated.
 
@@ -37,11 +37,11 @@ MEMBERS = dict(base_seed_0=dict(),
                base_seed_2=dict(seed=2),
                base_labels_only=dict(seed=3, ferplus_csv=''),
                large=dict(seed=4, model='large', learning_rate=.006))
-PUPIL = dict(teacher='runs/ensemble', distillation_weight=.6, teacher_views=16)
-PUPILS = dict(base=dict(PUPIL, seed=5, epochs=240),  # fewer epochs if the time of the call is too short for them
-              small=dict(PUPIL, seed=6, epochs=300, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
+STUDENT = dict(teacher='runs/ensemble', distillation_weight=.6, teacher_views=16)
+STUDENTS = dict(base=dict(STUDENT, seed=5, epochs=240),  # fewer epochs if the time of the call is too short for them
+              small=dict(STUDENT, seed=6, epochs=300, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
                          erasing=.25))
-FEWEST_EPOCHS = 100  # of a pupil; if the call is too short even for these, another call goes on
+FEWEST_EPOCHS = 100  # of a student; if the call is too short even for these, another call goes on
 TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
 # precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).
 REHEARSED = ('base_seed_0', 'base_labels_only', 'base', 'small')
@@ -193,7 +193,7 @@ def seconds_per_epoch(work, name):
 
 
 def fit_epochs(work, runs, deadline):
-    "Give the pupils as many epochs as fit into the rest of the call, at the speed of the members."
+    "Give the students as many epochs as fit into the rest of the call, at the speed of the members."
     speeds = [seconds_per_epoch(work, name) for name in MEMBERS if name != 'large']
     slowest = max((speed for speed in speeds if speed), default=None)
     if slowest is None: return runs
@@ -293,18 +293,18 @@ def packed_weights(work, name):
     return path
 
 
-def write_results(work, to, members, pupils):
-    "Write results.tar in parts: small files and logs of all runs, weights of members in half precision, pupils' own."
+def write_results(work, to, members, students):
+    "Write results.tar in parts: small files and logs of all runs, weights of members in half precision, students' own."
     def add(path, name):
         if path.exists(): archive.add(path, name)
     stream = BytesIO()
     with tarfile.open(fileobj=stream, mode='w') as archive:
-        for name in (*pupils, 'ensemble', *members):
+        for name in (*students, 'ensemble', *members):
             run = work/'runs'/name
             for file in SMALL_FILES: add(run/file, f'runs/{name}/{file}')
             add(work/'logs'/f'{name}.log', f'logs/{name}.log')
             if not finished(work, name): continue
-            if name in pupils: add(run/'model.keras', f'runs/{name}/model.keras')
+            if name in students: add(run/'model.keras', f'runs/{name}/model.keras')
             if name in members: add(packed_weights(work, name), f'runs/{name}/weights.npz')
     content = stream.getvalue()
     parts = [content[start:start+PART] for start in range(0, len(content), PART)]
@@ -332,7 +332,7 @@ def restore(work, folder, data):
     for name in sorted(new):
         info, run = run_info(work, name.name), work/name
         say(f'{name.name}: restored')
-        if (run/'model.keras').exists(): continue  # a pupil, as it was trained
+        if (run/'model.keras').exists(): continue  # a student, as it was trained
         network = build_model(info['config']['model'], len(info['data']['class_names']))
         unpack_weights(network, run/'weights.npz')
         save_network(run, network)
@@ -358,8 +358,8 @@ def parse_arguments():
 
 
 def settings_of(rehearse):
-    "Settings of the members and of the pupils by name."
-    groups = [{name: RECIPE | changes for name, changes in group.items()} for group in (MEMBERS, PUPILS)]
+    "Settings of the members and of the students by name."
+    groups = [{name: RECIPE | changes for name, changes in group.items()} for group in (MEMBERS, STUDENTS)]
     if not rehearse: return groups
     tiny = TINY | dict(teacher_views=2) | ({} if shutil.which('nvidia-smi') else dict(precision='float32'))
     return [{name: {key: tiny.get(key, value) for key, value in settings.items()}
@@ -376,27 +376,28 @@ def print_report(report):
 
 def work_through(arguments, stages, deadline):
     "All steps; those that are done already are skipped. Whether everything is finished."
-    members, pupils = settings_of(arguments.rehearse)
+    members, students = settings_of(arguments.rehearse)
     work, data, to = arguments.work, arguments.data, arguments.to
     def report():
-        stages.write(commit=commit(), runs=table(work, [*members, 'ensemble', *pupils]), members=members, pupils=pupils)
-        write_results(work, to, members, pupils)
+        runs = table(work, [*members, 'ensemble', *students])
+        stages.write(commit=commit(), runs=runs, members=members, students=students)
+        write_results(work, to, members, students)
     try:
         if 'pipeline' not in stages.report:
             stages.write(pipeline=stages('input pipeline', measure_pipeline, work, data))
             say(stages.report['pipeline'])
         if 'precision' not in stages.report:
-            stages.write(precision=stages('check of bfloat16', choose_precision, work, pupils['base']['model']))
+            stages.write(precision=stages('check of bfloat16', choose_precision, work, students['base']['model']))
         if stages.report['precision'] == 'float32':
-            members, pupils = [{name: settings | dict(precision='float32') for name, settings in group.items()}
-                               for group in (members, pupils)]
+            members, students = [{name: settings | dict(precision='float32') for name, settings in group.items()}
+                               for group in (members, students)]
         whole = stages('members', train_side_by_side, work, data, members, deadline)
         usable = [name for name in members if finished(work, name)]
         if not whole and (time.time() > deadline or len(usable) < 2): return False
         if not stages('ensemble', make_ensemble, work, data, usable): return False
         stages('report of the members', report)
-        pupils = pupils if arguments.rehearse else fit_epochs(work, pupils, deadline)
-        return stages('pupils', train_side_by_side, work, data, pupils, deadline)
+        students = students if arguments.rehearse else fit_epochs(work, students, deadline)
+        return stages('students', train_side_by_side, work, data, students, deadline)
     finally: stages('report', report)
 
 

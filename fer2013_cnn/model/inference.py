@@ -6,11 +6,11 @@
 __all__ = ['WEIGHTS', 'CARD_SCHEMA', 'BATCH_SIZE', 'UNCERTAIN', 'LABEL_SETS', 'FERPLUS_HEAD', 'PIXEL_RANGES',
            'pretrained_names',
            'pretrained_card', 'usage_notice', 'check_images', 'check_probabilities', 'Classifier', 'onnx_outputs',
-           'environment_threads', 'onnx_session', 'open_onnx', 'open_pretrained', 'unpack_weights', 'load_pretrained',
-           'load_keras_file', 'count_outputs', 'load_fer2013_network', 'replace_head', 'ferplus_head', 'load_network',
-           'is_run', 'training_counts', 'open_network', 'input_shape', 'adapt_input', 'parse_class_names',
-           'join_class_names', 'class_order', 'own_class_names', 'run_classifier', 'external_classifier',
-           'open_classifier']
+           'environment_threads', 'onnx_session', 'open_onnx', 'open_pretrained', 'replace_head', 'choose_head',
+           'unpack_weights', 'load_pretrained', 'load_keras_file', 'count_outputs', 'load_fer2013_network',
+           'ferplus_head', 'load_network', 'is_run', 'training_counts', 'open_network', 'input_shape', 'adapt_input',
+           'parse_class_names', 'join_class_names', 'class_order', 'own_class_names', 'run_classifier',
+           'external_classifier', 'open_classifier']
 
 # %% ../../nbs/21_model.inference.ipynb #4c60fde5
 import csv
@@ -161,6 +161,33 @@ def open_pretrained(name: str = 'base',     # 'base' or 'small'
         raise UserError(f'{path} is missing or damaged: install the package again')
     return open_onnx(path, labels)
 
+# %% ../../nbs/21_model.inference.ipynb #125da025
+def replace_head(network,   # keras.Model
+                 head: dict # ferplus_kernel, float (features, 8); ferplus_bias, float (8,)
+                ):          # keras.Model
+    "A network with the same features that predicts FER+'s eight emotions; the weights of the features are shared."
+    from fer2013_cnn.model.zoo import keras, layers
+    features, classes = network.layers[-1].input, len(FERPLUS_CLASSES)
+    width = getattr(features, 'shape', (None,))[-1]
+    shapes = dict(ferplus_kernel=(width, classes), ferplus_bias=(classes,))
+    if {name: array.shape for name, array in head.items()} != shapes:
+        raise UserError('the second head does not fit the network')
+    last = layers.Dense(classes, activation='softmax', name='ferplus')
+    network = keras.Model(network.input, last(features), name=network.name)
+    last.set_weights([head['ferplus_kernel'], head['ferplus_bias']])
+    return network
+
+# %% ../../nbs/21_model.inference.ipynb #68d11030
+def choose_head(network,    # keras.Model
+                head: dict, # for `replace_head`; empty if there is none
+                labels: str,# one of `LABEL_SETS`
+                name: str   # for the message
+               ):           # keras.Model
+    "The network for a set of labels. Raises `UserError` if it has no second head."
+    if labels == 'fer2013': return network
+    if head: return replace_head(network, head)
+    raise UserError(f"{name} was trained without FER+, or is an ensemble: it knows no labels='ferplus'")
+
 # %% ../../nbs/21_model.inference.ipynb #f9496e30
 def unpack_weights(network,   # keras.Model
                    path: Path # .npz file of arrays in the order of the weights
@@ -183,10 +210,7 @@ def load_pretrained(name: str = 'base',    # 'base' or 'small'
         raise UserError(f'{path} is missing or damaged: install the package again')
     from fer2013_cnn.model.zoo import build_model
     network = build_model(card['config']['model'], len(card['data']['class_names']))
-    head = unpack_weights(network, path)
-    if labels == 'fer2013': return network
-    if not head: raise UserError(f"{name} was trained without FER+: it knows no labels='ferplus'")
-    return replace_head(network, head)
+    return choose_head(network, unpack_weights(network, path), labels, name)
 
 # %% ../../nbs/21_model.inference.ipynb #053a63c7
 def load_keras_file(path: Path):  # → keras.Model
@@ -222,21 +246,6 @@ def load_fer2013_network(run: str | Path):  # → keras.Model
 # %% ../../nbs/21_model.inference.ipynb #51b2dba0
 FERPLUS_HEAD = 'ferplus_head.npz'
 
-def replace_head(network,   # keras.Model
-                 head: dict # ferplus_kernel, float (features, 8); ferplus_bias, float (8,)
-                ):          # keras.Model
-    "A network with the same features that predicts FER+'s eight emotions; the weights of the features are shared."
-    from fer2013_cnn.model.zoo import keras, layers
-    features, classes = network.layers[-1].input, len(FERPLUS_CLASSES)
-    width = getattr(features, 'shape', (None,))[-1]
-    shapes = dict(ferplus_kernel=(width, classes), ferplus_bias=(classes,))
-    if {name: array.shape for name, array in head.items()} != shapes:
-        raise UserError('the second head does not fit to the network')
-    last = layers.Dense(classes, activation='softmax', name='ferplus')
-    network = keras.Model(network.input, last(features), name=network.name)
-    last.set_weights([head['ferplus_kernel'], head['ferplus_bias']])
-    return network
-
 def ferplus_head(run: str | Path) -> dict:  # for `replace_head`; empty if the run was trained without FER+
     "Read the second head of a run."
     expected, path = read_run(run).get('ferplus_sha256'), local_path(run)/FERPLUS_HEAD
@@ -250,11 +259,8 @@ def load_network(run: str | Path,
                 ):                        # keras.Model
     "Load the trained network of a run folder: (N, 48, 48, 1) grey values 0–255 → (N, classes) probabilities."
     check_choice('labels', labels, LABEL_SETS)
-    network = load_fer2013_network(run)
-    if labels == 'fer2013': return network
-    head = ferplus_head(run)
-    if head: return replace_head(network, head)
-    raise UserError(f"{run} was trained without FER+: it knows no labels='ferplus'")
+    head = ferplus_head(run) if labels == 'ferplus' else {}
+    return choose_head(load_fer2013_network(run), head, labels, run)
 
 # %% ../../nbs/21_model.inference.ipynb #a837b296
 def is_run(path: Path) -> bool:
@@ -356,7 +362,8 @@ def run_classifier(run: str,
     "Open the network of a run folder in Keras."
     network, run_info = open_network(run)
     class_names = tuple(run_info['data']['class_names'])
-    if labels == 'ferplus': network, class_names = load_network(run, labels), FERPLUS_CLASSES
+    if labels == 'ferplus':
+        network, class_names = choose_head(network, ferplus_head(run), labels, run), FERPLUS_CLASSES
     def predict_batch(images): return network.predict(images, batch_size=BATCH_SIZE, verbose=0)
     return Classifier(printable(Path(run).name), class_names, predict_batch)
 

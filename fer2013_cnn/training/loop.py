@@ -186,7 +186,7 @@ class TeacherAugmentation(layers.Layer):
 
 # %% ../../nbs/34_train.ipynb #eaf25022
 class Teacher:
-    "A trained network that predicts the images as the pupil sees them: mixed, moved, erased."
+    "A trained network that predicts the images as the student sees them: mixed, moved, erased."
     def __init__(self, dataset: Dataset, config: TrainConfig,
                  folder: Path  # for its probabilities
                 ):
