@@ -17,9 +17,10 @@ from fer2013_cnn.training.run import read_history
 SEEDS = 3
 CHANGES = {'reference': {}, 'no FER+ votes': dict(ferplus_csv=''),
            'AdamW': dict(optimizer='adamw', learning_rate=2e-3), 'no averaged weights': dict(ema_momentum=0),
-           'no label smoothing': dict(label_smoothing=0), 'no mixup': dict(mixup_alpha=0), 'no erasing': dict(erasing=0),
-           'no rotation, no zoom': dict(rotation=0, zoom=0), 'always resampled': dict(no_resample_prob=0),
-           'class weights': dict(class_balance=.5), 'blur and noise': dict(blur=.2, noise=5)}
+           'no label smoothing': dict(label_smoothing=0), 'no mixup': dict(mixup_alpha=0),
+           'no erasing': dict(erasing=0), 'no rotation, no zoom': dict(rotation=0, zoom=0),
+           'always resampled': dict(no_resample_prob=0), 'class weights': dict(class_balance=.5),
+           'blur and noise': dict(blur=.2, noise=5)}
 
 
 def configurations(ferplus_csv: str, teacher: str | None) -> dict:
