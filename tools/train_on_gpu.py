@@ -37,11 +37,12 @@ MEMBERS = dict(base_seed_0=dict(),
                base_seed_2=dict(seed=2),
                base_labels_only=dict(seed=3, ferplus_csv=''),
                large=dict(seed=4, model='large', learning_rate=.006))
-STUDENT = dict(teacher='runs/ensemble', distillation_weight=.6, teacher_views=16)
-STUDENTS = dict(base=dict(STUDENT, seed=5, epochs=240),  # fewer epochs if the time of the call is too short for them
-              small=dict(STUDENT, seed=6, epochs=300, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
+STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, seed=5)
+# Students get fewer epochs if the time of the call is too short for these.
+STUDENTS = dict(base=dict(STUDENT, start_from='runs/base_seed_0', learning_rate=.004, epochs=120),
+              small=dict(STUDENT, epochs=240, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
                          erasing=.25))
-FEWEST_EPOCHS = 100  # of a student; if the call is too short even for these, another call goes on
+FEWEST_EPOCHS = 30  # of a student; if the call is too short even for these, another call goes on
 TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
 # precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).
 REHEARSED = ('base_seed_0', 'base_labels_only', 'base', 'small')
@@ -197,7 +198,7 @@ def fit_epochs(work, runs, deadline):
     speeds = [seconds_per_epoch(work, name) for name in MEMBERS if name != 'large']
     slowest = max((speed for speed in speeds if speed), default=None)
     if slowest is None: return runs
-    epochs = max(FEWEST_EPOCHS, int(.8*(deadline - time.time())/slowest))  # the rest: start, compilation, the teacher
+    epochs = max(FEWEST_EPOCHS, int(.4*(deadline - time.time())/slowest))  # the rest: start, compilation, the teacher
     return {name: settings | dict(epochs=min(settings['epochs'], epochs)) for name, settings in runs.items()}
 
 
@@ -361,7 +362,7 @@ def settings_of(rehearse):
     "Settings of the members and of the students by name."
     groups = [{name: RECIPE | changes for name, changes in group.items()} for group in (MEMBERS, STUDENTS)]
     if not rehearse: return groups
-    tiny = TINY | dict(teacher_views=2) | ({} if shutil.which('nvidia-smi') else dict(precision='float32'))
+    tiny = TINY | ({} if shutil.which('nvidia-smi') else dict(precision='float32'))
     return [{name: {key: tiny.get(key, value) for key, value in settings.items()}
              for name, settings in group.items() if name in REHEARSED} for group in groups]
 

@@ -59,8 +59,8 @@ class TrainingBatches(keras.utils.PyDataset):
 
     def set_epoch(self, epoch: int):
         "Draw the order of an epoch."
-        self.view, self.teacher_probs = self.config.view(epoch), None
-        self.order = np.random.default_rng([self.config.seed, self.view]).permutation(len(self.images))
+        self.epoch, self.teacher_probs = epoch, None
+        self.order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.images))
         if self.teacher: self.teacher_probs = self.teacher.predict(self)
 
     def __len__(self): return math.ceil(len(self.images)/self.config.batch_size)
@@ -69,7 +69,7 @@ class TrainingBatches(keras.utils.PyDataset):
         rows = slice(batch*self.config.batch_size, (batch + 1)*self.config.batch_size)
         images, targets = self.images[self.order[rows]][..., None].astype(np.float32), self.targets[self.order[rows]]
         if self.config.mixup_alpha:
-            generator = np.random.default_rng([self.config.seed, self.view, batch])
+            generator = np.random.default_rng([self.config.seed, self.epoch, batch])
             images, targets = mixup(images, targets, self.config.mixup_alpha, generator)
         if self.teacher_probs is None: return images, targets
         return images, distill(targets, self.teacher_probs[rows], self.config.distillation_weight)
@@ -86,9 +86,9 @@ def seed_generators(model,         # keras.Model or keras.layers.Layer
 
 def seed_epoch(trainer: keras.Model,  # pixels → augmentation → network
                config: TrainConfig, epoch: int):
-    "Set all generators of a trainer: the augmentation's from (seed, view), those of dropout from (seed, epoch)."
+    "Set all generators of a trainer: those of the augmentation, which a teacher repeats, and of the network."
     _, augmentation, network = trainer.layers
-    seed_generators(augmentation, config.seed, config.view(epoch), 0)
+    seed_generators(augmentation, config.seed, epoch, 0)
     seed_generators(network, config.seed, epoch, 1)
 
 # %% ../../nbs/34_train.ipynb #f29add33
@@ -187,27 +187,17 @@ class TeacherAugmentation(layers.Layer):
 # %% ../../nbs/34_train.ipynb #eaf25022
 class Teacher:
     "A trained network that predicts the images as the student sees them: mixed, moved, erased."
-    def __init__(self, dataset: Dataset, config: TrainConfig,
-                 folder: Path  # for its probabilities
-                ):
+    def __init__(self, dataset: Dataset, config: TrainConfig):
         check_same_data(config.teacher, dataset)
         pixels = keras.Input((*SHAPE, 1))
         network = training_clone(load_network(config.teacher), config.precision)
-        self.network = keras.Model(pixels, network(TeacherAugmentation(config)(pixels)))
-        self.config, self.folder = config, folder
+        self.network, self.seed = keras.Model(pixels, network(TeacherAugmentation(config)(pixels))), config.seed
 
     def predict(self, batches: TrainingBatches) -> np.ndarray:  # float32 (N, C), in the order of the batches
-        "Class probabilities for an epoch. They are computed for each view once, and kept in a file."
-        path = self.folder/f'teacher-{batches.view}.npz'
-        try: probabilities = load_arrays(path)['probabilities']
-        except (KeyError, UserError): probabilities = None  # new or damaged
-        if probabilities is not None and probabilities.shape == (len(batches.images), self.network.output_shape[1]):
-            return probabilities
-        seed_generators(self.network.layers[1], self.config.seed, batches.view, 0)
-        numbers = progress_bar(range(len(batches)), f'teacher, view {batches.view + 1}/{self.config.teacher_views}')
-        probabilities = np.concatenate([self.network.predict_on_batch(batches[number][0]) for number in numbers])
-        with atomic_write(path) as temporary: np.savez_compressed(temporary, probabilities=probabilities)
-        return probabilities
+        "Class probabilities for the images of an epoch."
+        seed_generators(self.network.layers[1], self.seed, batches.epoch, 0)
+        numbers = progress_bar(range(len(batches)), f'teacher, epoch {batches.epoch + 1}')
+        return np.concatenate([self.network.predict_on_batch(batches[number][0]) for number in numbers])
 
 # %% ../../nbs/34_train.ipynb #a02b0986
 def compile_trainer(clone: keras.Model, config: TrainConfig, num_images: int) -> keras.Model:
@@ -460,7 +450,7 @@ def fit_network(run: Path, dataset: Dataset, config: TrainConfig,
     first_epoch = progress.pop('epoch')
     truncate_history(run, first_epoch)
     batches = TrainingBatches(dataset.images[dataset.indices('Training')], targets, config)
-    if config.teacher: batches.teacher = Teacher(dataset, config, run/'checkpoint')
+    if config.teacher: batches.teacher = Teacher(dataset, config)
     recorder = CheckpointCallback(run, trainer.layers[-1], batches, **progress)
     callbacks = [recorder, DivergenceCallback(recorder), ProgressCallback(config, len(targets), first_epoch)]
     if config.ema_momentum: callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
