@@ -158,19 +158,28 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_repeated(dat
 
 def test_the_teacher_predicts_what_the_student_sees(dataset, config, run):
     config = replace(config, teacher=str(run), distillation_weight=.5, rotation=.04, mixup_alpha=.2)
-    batches = loop.TrainingBatches(dataset.images[dataset.indices('Training')], np.eye(7)[:0], config)
-    batches.targets = np.zeros((140, 7), np.float32)
-    teacher = loop.Teacher(dataset, config)
-    first = teacher.predict(batches)
-    augment = loop.augmentation(config)
-    loop.seed_generators(augment, config.seed, 0, 0)
-    seen = [np.asarray(augment(batches[number][0], training=True)) for number in range(len(batches))]
-    expected = load_network(run).predict(np.concatenate(seen), verbose=0)
-    assert np.allclose(first, expected, atol=1e-4) and not np.allclose(first, expected[::-1], atol=1e-4)
-    batches.set_epoch(1)
-    assert not np.allclose(teacher.predict(batches), first, atol=1e-4)
-    batches.set_epoch(0)
-    assert np.array_equal(teacher.predict(batches), first)
+    _, trainer = loop.build_trainer(dataset, config)
+    images, _ = loop.TrainingBatches(dataset.images, np.eye(7)[dataset.labels], config)[0]
+    def outputs(epoch):
+        loop.seed_epoch(trainer, config, epoch)
+        return np.asarray(trainer(images, training=True))
+    first = outputs(0)
+    loop.seed_epoch(trainer, config, 0)
+    seen = np.asarray(trainer.augmentation(images, training=True))
+    expected = load_network(run).predict(seen, verbose=0)
+    assert np.allclose(first[:, 7:], expected, atol=1e-4) and not np.allclose(first[:, 7:], expected[::-1], atol=1e-4)
+    assert not np.allclose(outputs(1), first, atol=1e-4) and np.array_equal(outputs(0), first)
+    assert trainer(images).shape == (len(images), 7)
+
+
+def test_a_training_leaves_the_teacher_as_it_is(dataset, config, run):
+    _, trainer = loop.build_trainer(dataset, replace(config, teacher=str(run), distillation_weight=.5))
+    before, student = trainer.teacher.get_weights(), trainer.network.get_weights()
+    images = dataset.images[:70, ..., None].astype(np.float32)
+    trainer.fit(images, np.eye(7)[dataset.labels[:70]], verbose=0)
+    assert all(map(np.array_equal, trainer.teacher.get_weights(), before))
+    assert not all(map(np.array_equal, trainer.network.get_weights(), student))
+    assert not {*map(id, trainer.teacher.variables)} & {*map(id, loop.all_variables(trainer))}
 
 
 def test_a_resumed_training_with_a_teacher_ends_with_the_same_weights(dataset, config, run, tmp_path):
@@ -267,8 +276,8 @@ def test_only_the_data_of_a_run_are_predicted(dataset, run):
     with pytest.raises(UserError, match="unknown test split 'Training': expected PublicTest or PrivateTest"):
         loop.predict_split(run, dataset, 'Training')
     with pytest.raises(UserError, match='was trained on other data'):
-        loop.Teacher(synthetic_dataset((7, 7, 7)), replace(make_config('smoke'), teacher=str(run),
-                                                           distillation_weight=.5))
+        config = make_config('smoke', teacher=str(run), distillation_weight=.5)
+        loop.load_teacher(synthetic_dataset((7, 7, 7)), config)
 
 
 def test_votes_that_cannot_be_read_are_reported_before_the_training(dataset, config, tmp_path):

@@ -3,9 +3,10 @@
     KERAS_BACKEND is set to jax, TensorFlow is not needed:
     python tools/train_on_gpu.py --data fer2013.csv --ferplus fer2013new.csv --minutes 9.5
 
-The members (`MEMBERS`), then the students (`STUDENTS`) are trained by processes that share the GPU. A call ends after
---minutes; the same call again goes on from the last finished epoch of each training. Finished runs, the report and the
-logs are written to --to, in files of at most 15 MiB, after each step. Only PublicTest is evaluated.
+The members (`MEMBERS`), then the students (`STUDENTS`) are trained by processes that share the GPU, at the same time
+where NVIDIA's MPS can be started, otherwise in turn. The students get as many epochs as fit into the call. A call ends
+after --minutes; the same call again goes on from the last finished epoch of each training. Finished runs, the report
+and the logs are written to --to, in files of at most 15 MiB, after each step. Only PublicTest is evaluated.
 
 Elsewhere, with --restore and the folder of these files, the runs are made from them, and nothing is trained. Without
 --restore, finished runs that lie in --from are restored first: a new machine need not train them again.
@@ -21,6 +22,7 @@ import sys
 import tarfile
 import threading
 import time
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -35,17 +37,21 @@ RECIPE = dict(model='base', epochs=60, batch_size=128, optimizer='muon', learnin
 MEMBERS = dict(base_seed_0=dict(),
                base_seed_1=dict(seed=1),
                base_seed_2=dict(seed=2),
-               base_labels_only=dict(seed=3, ferplus_csv=''),
-               large=dict(seed=4, model='large', learning_rate=.006))
-STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, seed=5)
-# Students get fewer epochs if the time of the call is too short for these.
-STUDENTS = dict(base=dict(STUDENT, start_from='runs/base_seed_0', learning_rate=.004, epochs=120),
-              small=dict(STUDENT, epochs=240, model='small', learning_rate=.006, ema_momentum=.998, zoom=.12,
-                         erasing=.25))
-FEWEST_EPOCHS = 30  # of a student; if the call is too short even for these, another call goes on
+               base_labels_only=dict(ferplus_csv=''),
+               base_robust=dict(seed=3, blur=.2, noise=5.),
+               large=dict(seed=4, model='large'))
+STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, learning_rate=.006, ema_momentum=.998, blur=.2,
+               noise=5.)
+STUDENTS = dict(base=dict(STUDENT, seed=5, start_from='runs/base_seed_0'),
+                base_seed_6=dict(STUDENT, seed=6, start_from='runs/base_seed_1'),
+                base_seed_7=dict(STUDENT, seed=7, start_from='runs/base_seed_2'),
+                small=dict(STUDENT, seed=5, model='small', zoom=.12, erasing=.25))
+FEWEST_EPOCHS = 60  # of a student; if the call is too short even for these, another call goes on
+TRIAL_EPOCHS = 6    # after which the speed of a student is known
 TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
 # precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).
-REHEARSED = ('base_seed_0', 'base_labels_only', 'base', 'small')
+REHEARSED = ('base_seed_0', 'base_labels_only', 'base')
+FINISH = 15           # seconds in which a training writes its networks and predicts PublicTest
 RESERVE = 25          # seconds at the end of a call, to stop the trainings and to write the files
 PART = 15*2**20       # bytes of a file in --to
 SMALL_FILES = ('run.json', 'history.jsonl', 'metrics.json', 'predictions-PublicTest.npz', 'ferplus_head.npz')
@@ -109,6 +115,23 @@ class Stages:
 
 
 # the trainings
+
+def start_mps(work):
+    "Let the processes use the GPU at the same time, by NVIDIA's Multi-Process Service. Whether its daemon was started."
+    if not shutil.which('nvidia-cuda-mps-control') or 'CUDA_MPS_PIPE_DIRECTORY' in ENVIRONMENT: return False
+    (work/'mps').mkdir(exist_ok=True)
+    ENVIRONMENT.update(CUDA_MPS_PIPE_DIRECTORY=str(work/'mps'), CUDA_MPS_LOG_DIRECTORY=str(work/'logs'))
+    started = not subprocess.run(['nvidia-cuda-mps-control', '-d'], env=ENVIRONMENT, capture_output=True).returncode
+    if not started: stop_mps()
+    return started
+
+
+def stop_mps():
+    "Stop the daemon; later processes take turns."
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(['nvidia-cuda-mps-control'], input=b'quit\n', env=ENVIRONMENT, capture_output=True, timeout=10)
+    for name in ('CUDA_MPS_PIPE_DIRECTORY', 'CUDA_MPS_LOG_DIRECTORY'): del ENVIRONMENT[name]
+
 
 def child_environment(work):
     "The environment of a training that shares the GPU with others."
@@ -185,21 +208,41 @@ def make_ensemble(work, data, members):
     return finished(work, 'ensemble')
 
 
+def read_epochs(work, name):
+    "The lines of a run's history."
+    path = work/'runs'/name/'history.jsonl'
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def seconds_per_epoch(work, name):
     "Median without the first epoch, which contains compilation; None without a history."
-    path = work/'runs'/name/'history.jsonl'
-    if not path.exists(): return None
-    seconds = sorted(json.loads(line)['seconds'] for line in path.read_text().splitlines()[1:])
+    seconds = sorted(epoch['seconds'] for epoch in read_epochs(work, name)[1:])
     return seconds[len(seconds)//2] if seconds else None
 
 
-def fit_epochs(work, runs, deadline):
-    "Give the students as many epochs as fit into the rest of the call, at the speed of the members."
-    speeds = [seconds_per_epoch(work, name) for name in MEMBERS if name != 'large']
-    slowest = max((speed for speed in speeds if speed), default=None)
-    if slowest is None: return runs
-    epochs = max(FEWEST_EPOCHS, int(.4*(deadline - time.time())/slowest))  # the rest: start, compilation, the teacher
-    return {name: settings | dict(epochs=min(settings['epochs'], epochs)) for name, settings in runs.items()}
+def measure_students(work, data, runs, deadline):
+    "Seconds until training begins, and of an epoch, of students that are trained side by side and thrown away."
+    start, begun, trials = time.time(), {}, {f'trial_{name}': settings for name, settings in runs.items()}
+    for name in trials: shutil.rmtree(work/'runs'/name, ignore_errors=True)
+    processes = {name: start_training(work, data, name, settings) for name, settings in trials.items()}
+    try:
+        while time.time() < deadline:
+            time.sleep(.2)
+            for name in trials:
+                if name not in begun and read_epochs(work, name): begun[name] = time.time() - start
+            if all(len(read_epochs(work, name)) >= trials[name].get('epochs', TRIAL_EPOCHS) for name in trials): break
+            if any(process.poll() for process in processes.values()): break  # one has failed
+    finally: stop([*processes.values()])
+    speeds = {name: seconds_per_epoch(work, f'trial_{name}') for name in runs}
+    for name in trials: shutil.rmtree(work/'runs'/name)
+    return {name: dict(start=round(begun[f'trial_{name}'] - speed, 1), epoch=speed)
+            for name, speed in speeds.items() if speed}
+
+
+def fit_epochs(runs, speeds, deadline):
+    "Give the students as many epochs as fit into the rest of the call, at the speed that was measured."
+    def epochs(name): return int((deadline - time.time() - speeds[name]['start'] - FINISH)/speeds[name]['epoch'])
+    return {name: settings | dict(epochs=epochs(name)) for name, settings in runs.items()}
 
 
 # data, input pipeline, scores
@@ -236,14 +279,14 @@ print(np.abs(exact - fast).max())
 
 
 def choose_precision(work, model):
-    "bfloat16 if an untrained network computes nearly the same in it as in float32, otherwise float32."
+    "bfloat16 if an untrained network computes nearly the same in it as in float32; otherwise, and for None, float32."
     command = [sys.executable, '-c', PRECISION_CHECK, model]
     done = subprocess.run(command, cwd=work, env=child_environment(work), capture_output=True, text=True)
     (work/'logs'/'precision.log').write_text(done.stdout + done.stderr)
     try: difference = float(done.stdout.split()[-1])
     except (IndexError, ValueError): difference = float('nan')
     say(f'largest difference between probabilities in bfloat16 and in float32: {difference:.2g}')
-    return 'bfloat16' if difference < .05 else 'float32'
+    return 'bfloat16' if difference < .05 else 'float32' if difference >= .05 else None
 
 
 def measure_pipeline(work, data):
@@ -273,9 +316,9 @@ def table(work, names):
     rows = {}
     for name in names:
         run, info = work/'runs'/name, run_info(work, name)
-        history = (run/'history.jsonl').read_text().splitlines() if (run/'history.jsonl').exists() else []
+        history = read_epochs(work, name)
         rows[name] = row = dict(epochs=len(history), of=(info.get('config') or {}).get('epochs'),
-                                not_finite=sum('null' in line for line in history),  # epochs with a loss of NaN
+                                not_finite=sum(None in epoch.values() for epoch in history),  # with a loss of NaN
                                 seconds_per_epoch=seconds_per_epoch(work, name), resumed=len(info.get('resumed', [])))
         if not finished(work, name): continue
         metrics = evaluate_run(run, 'PublicTest')
@@ -319,7 +362,7 @@ def write_results(work, to, members, students):
     say(f'{to}: {len(parts)} parts, {len(content)/2**20:.1f} MiB')
 
 
-def restore(work, folder, data):
+def restore(work, folder, data, predict=False):
     "Make the finished runs whose files lie in a folder, unless they are there; the ensemble is made from its members."
     from fer2013_cnn import build_model, load_data, predict_split
     from fer2013_cnn.model.inference import unpack_weights
@@ -337,6 +380,7 @@ def restore(work, folder, data):
         network = build_model(info['config']['model'], len(info['data']['class_names']))
         unpack_weights(network, run/'weights.npz')
         save_network(run, network)
+        if not predict: continue  # the predictions of the original weights are there
         predict_split(run, load_data(data, work/'cache'), 'PublicTest')  # half precision changes them a little
 
 
@@ -383,12 +427,17 @@ def work_through(arguments, stages, deadline):
         runs = table(work, [*members, 'ensemble', *students])
         stages.write(commit=commit(), runs=runs, members=members, students=students)
         write_results(work, to, members, students)
+    daemon = stages.report.get('mps', True) and start_mps(work)
     try:
         if 'pipeline' not in stages.report:
             stages.write(pipeline=stages('input pipeline', measure_pipeline, work, data))
             say(stages.report['pipeline'])
         if 'precision' not in stages.report:
-            stages.write(precision=stages('check of bfloat16', choose_precision, work, students['base']['model']))
+            precision = stages('check of bfloat16', choose_precision, work, students['base']['model'])
+            if daemon and not precision:
+                daemon = stop_mps()
+                precision = stages('check without MPS', choose_precision, work, students['base']['model'])
+            stages.write(precision=precision or 'float32', mps='CUDA_MPS_PIPE_DIRECTORY' in ENVIRONMENT)
         if stages.report['precision'] == 'float32':
             members, students = [{name: settings | dict(precision='float32') for name, settings in group.items()}
                                for group in (members, students)]
@@ -397,9 +446,17 @@ def work_through(arguments, stages, deadline):
         if not whole and (time.time() > deadline or len(usable) < 2): return False
         if not stages('ensemble', make_ensemble, work, data, usable): return False
         stages('report of the members', report)
-        students = students if arguments.rehearse else fit_epochs(work, students, deadline)
+        if 'speeds' not in stages.report:
+            speeds = stages('speed of the students', measure_students, work, data, students, deadline)
+            if len(speeds) < len(students): return False
+            stages.write(speeds=speeds)
+        if not arguments.rehearse and not any(run_info(work, name) for name in students):
+            students = fit_epochs(students, stages.report['speeds'], deadline)
+            if min(settings['epochs'] for settings in students.values()) < FEWEST_EPOCHS: return False
         return stages('students', train_side_by_side, work, data, students, deadline)
-    finally: stages('report', report)
+    finally:
+        stages('report', report)
+        if daemon: stop_mps()
 
 
 def main():
@@ -414,7 +471,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments.rehearse: arguments.data = write_rehearsal(work)
     else: shutil.copy(arguments.ferplus, work/'fer2013new.csv')
-    if arguments.restore: return restore(work, arguments.source, arguments.data)
+    if arguments.restore: return restore(work, arguments.source, arguments.data, predict=True)
     gpu = Utilization()
     stages = Stages(work/'report.json', gpu)
     try:

@@ -28,14 +28,12 @@ def make_targets(labels: np.ndarray,  # int (N,)
     class_weights = compute_sample_weight('balanced', labels)[:, None]**config.class_balance
     return (targets*class_weights).astype(np.float32)
 
-def distill(targets: np.ndarray,        # float32 (N, num_classes), or more columns, from `training_targets`
-            teacher_probs: np.ndarray,  # (N, num_classes), probabilities that the teacher predicts
-            weight: float               # their share, 0 to 1
-           ) -> np.ndarray:             # float32, like `targets`
-    "Replace a share of the targets by a teacher's probabilities; the class weights and further columns remain."
-    labels, further = np.split(targets, [teacher_probs.shape[1]], axis=1)
-    mixed = (1 - weight)*labels + weight*labels.sum(axis=1, keepdims=True)*teacher_probs
-    return np.hstack([mixed, further]).astype(np.float32)
+def distill(targets,        # array or tensor (N, num_classes), from `make_targets`
+            teacher_probs,  # (N, num_classes), probabilities that the teacher predicts
+            weight: float   # their share, 0 to 1
+           ):               # tensor, like `targets`
+    "Replace a share of the targets by a teacher's probabilities; the class weights remain."
+    return (1 - weight)*targets + weight*keras.ops.sum(targets, axis=1, keepdims=True)*teacher_probs
 
 # %% ../../nbs/32_train.optimizer.ipynb #ef9741e5
 def add_ferplus_head(network: keras.Model) -> keras.Model:
@@ -46,14 +44,16 @@ def add_ferplus_head(network: keras.Model) -> keras.Model:
 
 # %% ../../nbs/32_train.optimizer.ipynb #3e20285f
 def label_loss(num_classes: int,
-               ferplus_weight: float  # weight of the votes' cross-entropy
-              ):                      # function of y_true and y_pred, (N, num_classes + 10) each
-    "Make a loss: cross-entropy of the labels plus weighted cross-entropy of the votes."
+               config: TrainConfig  # ferplus_weight and distillation_weight
+              ):  # function of y_true (N, num_classes or + 10) and y_pred, which may have the teacher's columns as well
+    "Make a loss: cross-entropy of the labels, or of those and a teacher, plus weighted cross-entropy of the votes."
     crossentropy = keras.losses.categorical_crossentropy
     def loss(y_true, y_pred):
-        labels = crossentropy(y_true[:, :num_classes], y_pred[:, :num_classes])
-        votes = crossentropy(y_true[:, num_classes:], y_pred[:, num_classes:])
-        return labels + ferplus_weight*votes
+        labels, columns = y_true[:, :num_classes], y_true.shape[1]
+        if y_pred.shape[1] > columns: labels = distill(labels, y_pred[:, columns:], config.distillation_weight)
+        total = crossentropy(labels, y_pred[:, :num_classes])
+        if columns == num_classes: return total
+        return total + config.ferplus_weight*crossentropy(y_true[:, num_classes:], y_pred[:, num_classes:columns])
     return loss
 
 def label_accuracy(num_classes: int):  # → function of y_true and y_pred
