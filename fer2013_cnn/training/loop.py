@@ -16,7 +16,6 @@ __all__ = ['BEST', 'PREVIOUS', 'batches_per_epoch', 'TrainingBatches', 'seed_gen
 # %% ../../nbs/34_train.ipynb #d2bc2f79
 import json
 import logging
-import math
 import random
 import re
 import shlex
