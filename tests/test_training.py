@@ -13,6 +13,7 @@ from fer2013_cnn.core import CLASSES, read_run, SHAPE, UserError
 from fer2013_cnn.data.load import FERPLUS_COLUMNS
 from fer2013_cnn.data.synthetic import synthetic_dataset
 from fer2013_cnn.model.inference import load_network
+from fer2013_cnn.model.tta import predict_proba
 from fer2013_cnn.model.zoo import conv_bn, keras, layers, ZOO
 from fer2013_cnn.training import loop
 from fer2013_cnn.training.config import make_config
@@ -157,7 +158,8 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_repeated(dat
 # soft targets
 
 def test_the_teacher_predicts_what_the_student_sees(dataset, config, run):
-    config = replace(config, teacher=str(run), distillation_weight=.5, rotation=.04, mixup_alpha=.2)
+    config = replace(config, teacher=str(run), distillation_weight=.5, teacher_images='augmented', rotation=.04,
+                     mixup_alpha=.2)
     _, trainer = loop.build_trainer(dataset, config)
     images, _ = loop.TrainingBatches(dataset.images, np.eye(7)[dataset.labels], config)[0]
     def outputs(epoch):
@@ -172,8 +174,21 @@ def test_the_teacher_predicts_what_the_student_sees(dataset, config, run):
     assert trainer(images).shape == (len(images), 7)
 
 
+def test_a_teacher_of_the_original_images_has_a_share_of_the_targets(dataset, config, run):
+    config = replace(config, teacher=str(run), distillation_weight=.75, label_smoothing=0.)
+    indices = dataset.indices('Training')
+    predicted = predict_proba(load_network(run), dataset.images[indices][..., None], tta=2)
+    targets = loop.training_targets(dataset, config)
+    assert targets.dtype == np.float32
+    assert np.allclose(targets, .25*np.eye(7)[dataset.labels[indices]] + .75*predicted, atol=1e-5)
+    assert loop.build_trainer(dataset, config)[1].teacher is None
+    augmented = replace(config, teacher_images='augmented')
+    assert np.array_equal(loop.training_targets(dataset, augmented), np.eye(7)[dataset.labels[indices]])
+
+
 def test_a_training_leaves_the_teacher_as_it_is(dataset, config, run):
-    _, trainer = loop.build_trainer(dataset, replace(config, teacher=str(run), distillation_weight=.5))
+    config = replace(config, teacher=str(run), distillation_weight=.5, teacher_images='augmented')
+    _, trainer = loop.build_trainer(dataset, config)
     before, student = trainer.teacher.get_weights(), trainer.network.get_weights()
     images = dataset.images[:70, ..., None].astype(np.float32)
     trainer.fit(images, np.eye(7)[dataset.labels[:70]], verbose=0)
@@ -182,8 +197,9 @@ def test_a_training_leaves_the_teacher_as_it_is(dataset, config, run):
     assert not {*map(id, trainer.teacher.variables)} & {*map(id, loop.all_variables(trainer))}
 
 
-def test_a_resumed_training_with_a_teacher_ends_with_the_same_weights(dataset, config, run, tmp_path):
-    config = replace(config, epochs=3, teacher=str(run), distillation_weight=.5)
+@pytest.mark.parametrize('images', ['original', 'augmented'])
+def test_a_resumed_training_with_a_teacher_ends_with_the_same_weights(images, dataset, config, run, tmp_path):
+    config = replace(config, epochs=3, teacher=str(run), distillation_weight=.5, teacher_images=images)
     with stop(epoch=2, batch=1), pytest.raises(UserError, match='fer2013 train --resume --run'):
         loop.train(dataset, config, tmp_path/'stopped')
     loop.train(dataset, None, tmp_path/'stopped')

@@ -40,8 +40,8 @@ MEMBERS = dict(base_seed_0=dict(),
                base_labels_only=dict(ferplus_csv=''),
                base_robust=dict(seed=3, blur=.2, noise=5.),
                large=dict(seed=4, model='large'))
-STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, learning_rate=.006, ema_momentum=.998, blur=.2,
-               noise=5.)
+STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, teacher_images='augmented', learning_rate=.006,
+               ema_momentum=.998, blur=.2, noise=5.)
 STUDENTS = dict(base=dict(STUDENT, seed=5, start_from='runs/base_seed_0'),
                 base_seed_6=dict(STUDENT, seed=6, start_from='runs/base_seed_1'),
                 base_seed_7=dict(STUDENT, seed=7, start_from='runs/base_seed_2'),

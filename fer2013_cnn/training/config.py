@@ -20,7 +20,8 @@ LIMITS = dict(
     translation=(0, .5), rotation=(0, .5), zoom=(0, .9), no_resample_prob=(0, 1), erasing=(0, 1), mixup_alpha=(0, 10),
     blur=(0, 1), noise=(0, 100), distillation_weight=(0, 1), ferplus_weight=(0, 10),
     seed=(0, 2**31 - 1))
-CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), precision=('auto', 'float32', 'bfloat16'))
+CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), teacher_images=('original', 'augmented'),
+               precision=('auto', 'float32', 'bfloat16'))
 
 # %% ../../nbs/30_train.config.ipynb #23b4f571
 class CheckedConfig:
@@ -63,6 +64,7 @@ class TrainConfig(AugmentSettings):
     ema_momentum: float = .99        # momentum of the exponential moving average of the weights; 0: none
     teacher: str = ''                # folder of a finished run or ensemble to distil from
     distillation_weight: float = 0.  # share of the teacher's probabilities in the targets
+    teacher_images: str = 'original'  # which images it predicts: 'original', once, or 'augmented', in each step
     ferplus_csv: str = ''            # path of fer2013new.csv; the votes of FER+ become targets of a second head
     ferplus_weight: float = .5       # weight of the second head's loss
     precision: str = 'auto'          # 'float32', 'bfloat16', or 'auto': bfloat16 where the machine computes it faster

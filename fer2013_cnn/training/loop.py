@@ -40,8 +40,8 @@ from ..model.inference import check_probabilities, FERPLUS_HEAD, load_network, o
 from ..model.tta import predict_proba
 from .config import recorded_config, TrainConfig
 from .augment import augmentation, mixup
-from fer2013_cnn.training.optimizer import (add_ferplus_head, label_accuracy, label_loss, make_optimizer, make_targets,
-    one_cycle)
+from fer2013_cnn.training.optimizer import (add_ferplus_head, distill, label_accuracy, label_loss, make_optimizer,
+    make_targets, one_cycle)
 from .run import (append_history, check_new_run, describe_data, history_digest, Predictions,
     save_predictions, start_run, truncate_history, update_run)
 
@@ -93,9 +93,12 @@ def seed_epoch(trainer,  # a `Trainer`
 # %% ../../nbs/34_train.ipynb #f29add33
 def training_targets(dataset: Dataset, config: TrainConfig
                     ) -> np.ndarray:  # float32 (N, C), or (N, C + 10) with FER+ votes
-    "Target of each Training image, without a teacher's share."
+    "Target of each Training image; with the teacher's share, if the teacher predicts the original images."
     indices, num_classes = dataset.indices('Training'), len(dataset.class_names)
     targets = make_targets(dataset.labels[indices], num_classes, config)
+    if config.teacher and config.teacher_images == 'original':
+        probabilities = predict_proba(load_teacher(dataset, config), dataset.images[indices][..., None], tta=2)
+        targets = np.float32(distill(targets, probabilities, config.distillation_weight))
     if not config.ferplus_csv: return targets
     votes = load_ferplus(config.ferplus_csv, dataset).to_numpy(np.float32)[indices]
     return np.hstack([targets, votes/np.maximum(votes.sum(1, keepdims=True), 1)])
@@ -241,7 +244,8 @@ def build_trainer(dataset: Dataset, config: TrainConfig
     with patch('random.randint', random.Random(config.seed).randint):  # by which Keras seeds each layer
         network = build_model(config.model, len(dataset.class_names))
         if config.start_from: copy_weights(network, config.start_from, dataset.class_names)
-        clone, teacher = training_clone(network, config.precision), load_teacher(dataset, config)
+        clone = training_clone(network, config.precision)
+        teacher = load_teacher(dataset, config) if config.teacher_images == 'augmented' else None
         return clone, compile_trainer(clone, config, len(dataset.indices('Training')), teacher)
 
 # %% ../../nbs/34_train.ipynb #34a00072
