@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Collect in .gpu/ what tools/train_on_gpu.py needs on a GPU machine without a network, and print the lines to run there.
+# They are for a service that copies the tracked files and the paths after "carry" there, runs one command, and returns
+# the files in $OUT.
 #
 #     tools/gpu_wheels.sh FOLDER [LIMIT]
 #
@@ -9,7 +11,7 @@
 # matplotlib, seaborn, onnxruntime, absl-py, rich and tqdm; the wheels are what is missing there. Fewer parts are needed
 # while nbs, docs, tests and page lie outside of the checkout: move them away before, and back after the last command.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 cd "$(dirname "$0")/.."
 data=$1 limit=${2:-62}
 wheels=(keras namex optree platformdirs filelock typer annotated-doc shellingham
@@ -48,4 +50,4 @@ done
 printf '\n%s\n' "carry .gpu/wheels .gpu/commit .gpu/data_$part; within half a minute, if there were parts before"
 echo "mkdir -p /tmp/data && cp -r .gpu/data_$part/. /tmp/data && $install && python3 /tmp/data/unpack.py /tmp/data csv ferplus && nvidia-smi -L; python3 tools/train_on_gpu.py --data /tmp/data/fer2013.csv --ferplus /tmp/data/fer2013new.csv --work /tmp/work --to \"\$OUT\" --minutes 9.2"
 printf '\n%s\n' 'again, on the same machine, until it prints "complete": carry .gpu/commit'
-echo "export PYTHONPATH=/tmp/site; python3 tools/train_on_gpu.py --data /tmp/data/fer2013.csv --ferplus /tmp/data/fer2013new.csv --work /tmp/work --to \"\$OUT\" --minutes 4"
+echo "export PYTHONPATH=/tmp/site; python3 tools/train_on_gpu.py --data /tmp/data/fer2013.csv --ferplus /tmp/data/fer2013new.csv --work /tmp/work --to \"\$OUT\" --minutes 9.2"

@@ -1,12 +1,13 @@
-"""Train an ensemble, and two students of it, on one GPU: members side by side, then the ensemble, then the students.
+"""Train an ensemble, and students of it, on one GPU: members side by side, then the ensemble, then the students.
 
     KERAS_BACKEND is set to jax, TensorFlow is not needed:
     python tools/train_on_gpu.py --data fer2013.csv --ferplus fer2013new.csv --minutes 9.5
 
 The members (`MEMBERS`), then the students (`STUDENTS`) are trained by processes that share the GPU, at the same time
-where NVIDIA's MPS can be started, otherwise in turn. The students get as many epochs as fit into the call. A call ends
-after --minutes; the same call again goes on from the last finished epoch of each training. Finished runs, the report
-and the logs are written to --to, in files of at most 15 MiB, after each step. Only PublicTest is evaluated.
+where NVIDIA's MPS can be started, otherwise time-sliced. A call ends after --minutes; the same call again goes on from
+the last finished epoch of each training. The students get as many epochs as fit into the rest of the call in which they
+begin; it must be long enough for 60. Finished runs, the report and the logs are written to --to, in files of at most
+15 MiB, when the ensemble is made, and at the end of each call. Only PublicTest is evaluated.
 
 Elsewhere, with --restore and the folder of these files, the runs are made from them, and nothing is trained. Without
 --restore, finished runs that lie in --from are restored first: a new machine need not train them again.
@@ -43,10 +44,10 @@ MEMBERS = dict(base_seed_0=dict(),
 STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, teacher_images='augmented', learning_rate=.006,
                ema_momentum=.998, blur=.2, noise=5.)
 STUDENTS = dict(base=dict(STUDENT, seed=5, start_from='runs/base_seed_0'),
-                base_seed_6=dict(STUDENT, seed=6, start_from='runs/base_seed_1'),
-                base_seed_7=dict(STUDENT, seed=7, start_from='runs/base_seed_2'),
+                student_6=dict(STUDENT, seed=6, start_from='runs/base_seed_1'),
+                student_7=dict(STUDENT, seed=7, start_from='runs/base_seed_2'),
                 small=dict(STUDENT, seed=5, model='small', zoom=.12, erasing=.25))
-FEWEST_EPOCHS = 60  # of a student; if the call is too short even for these, another call goes on
+FEWEST_EPOCHS = 60  # of a student; if the call is too short even for these, a longer one goes on
 TRIAL_EPOCHS = 6    # after which the speed of a student is known
 TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
 # precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).

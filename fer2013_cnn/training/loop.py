@@ -179,9 +179,8 @@ def check_same_data(run: str | Path, dataset: Dataset):
     raise UserError(f"{run} was trained on other data ({trained_on['name']}): the fingerprints differ")
 
 # %% ../../nbs/34_train.ipynb #eaf25022
-def load_teacher(dataset: Dataset, config: TrainConfig) -> keras.Model | None:  # None: `config` names no teacher
+def load_teacher(dataset: Dataset, config: TrainConfig) -> keras.Model:
     "A copy of the network or ensemble that is distilled, in the precision of the training."
-    if not config.teacher: return None
     check_same_data(config.teacher, dataset)
     teacher = training_clone(load_network(config.teacher), config.precision)
     teacher.trainable = False
@@ -245,7 +244,8 @@ def build_trainer(dataset: Dataset, config: TrainConfig
         network = build_model(config.model, len(dataset.class_names))
         if config.start_from: copy_weights(network, config.start_from, dataset.class_names)
         clone = training_clone(network, config.precision)
-        teacher = load_teacher(dataset, config) if config.teacher_images == 'augmented' else None
+        augmented = config.teacher and config.teacher_images == 'augmented'
+        teacher = load_teacher(dataset, config) if augmented else None
         return clone, compile_trainer(clone, config, len(dataset.indices('Training')), teacher)
 
 # %% ../../nbs/34_train.ipynb #34a00072
