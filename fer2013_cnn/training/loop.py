@@ -45,12 +45,13 @@ from fer2013_cnn.training.optimizer import (add_ferplus_head, distill, label_acc
 from .run import (append_history, check_new_run, describe_data, history_digest, Predictions,
     save_predictions, start_run, truncate_history, update_run)
 
-# %% ../../nbs/34_train.ipynb #308da7ef
+# %% ../../nbs/34_train.ipynb #95ff0506
 def batches_per_epoch(num_images: int, batch_size: int) -> int:
     "Number of batches. JAX compiles each size anew, for a minute on a GPU: there the last, smaller one is left out."
     whole, rest = divmod(num_images, batch_size)
     return whole + bool(rest and not (whole and keras.backend.backend() == 'jax'))
 
+# %% ../../nbs/34_train.ipynb #308da7ef
 class TrainingBatches(keras.utils.PyDataset):
     "Batches of images and targets, in an order that is determined by (seed, epoch)."
     def __init__(self, images: np.ndarray,   # uint8 (N, 48, 48)
