@@ -231,11 +231,11 @@ def measure_students(work, data, runs, deadline):
             time.sleep(.2)
             for name in trials:
                 if name not in begun and read_epochs(work, name): begun[name] = time.time() - start
-            if all(len(read_epochs(work, name)) >= trials[name].get('epochs', TRIAL_EPOCHS) for name in trials): break
+            if all(len(read_epochs(work, name)) >= min(TRIAL_EPOCHS, trials[name]['epochs']) for name in trials): break
             if any(process.poll() for process in processes.values()): break  # one has failed
     finally: stop([*processes.values()])
     speeds = {name: seconds_per_epoch(work, f'trial_{name}') for name in runs}
-    for name in trials: shutil.rmtree(work/'runs'/name)
+    for name in trials: shutil.rmtree(work/'runs'/name, ignore_errors=True)
     return {name: dict(start=round(begun[f'trial_{name}'] - speed, 1), epoch=speed)
             for name, speed in speeds.items() if speed}
 
