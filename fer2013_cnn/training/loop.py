@@ -187,7 +187,7 @@ def load_teacher(dataset: Dataset, config: TrainConfig) -> keras.Model:
     teacher.trainable = False
     return teacher
 
-# %% ../../nbs/34_train.ipynb #a02b0986
+# %% ../../nbs/34_train.ipynb #89946da2
 class Trainer(keras.Model):
     "Pixels → augmentation → network. In training, a teacher's probabilities for the same images are further columns."
     def __init__(self, augmentation: keras.Model, network: keras.Model, teacher: keras.Model | None = None):
@@ -200,6 +200,7 @@ class Trainer(keras.Model):
         if not (training and self.teacher): return outputs
         return keras.ops.concatenate([outputs, self.teacher(images, training=False)], axis=1)
 
+# %% ../../nbs/34_train.ipynb #a02b0986
 def compile_trainer(clone: keras.Model, config: TrainConfig, num_images: int,
                     teacher: keras.Model | None = None) -> Trainer:
     "Put augmentation in front of a clone, and compile it with a built optimizer."
