@@ -55,7 +55,7 @@ def read_epochs(run):
 def test_a_killed_training_resumes_bit_for_bit(csv_file, tmp_path):
     from fer2013_cnn import load_network
     whole, killed = tmp_path/'whole', tmp_path/'killed'
-    settings = ['epochs=4', 'batch_size=16', 'mixup_alpha=.4']
+    settings = ['epochs=4', 'batch_size=16', 'erasing=.4']
     words = ['--data', csv_file, '--preset', 'smoke', *[word for setting in settings for word in ('--set', setting)]]
     assert call('fer2013', 'train', *words, '--run', whole).returncode == 0
     again = ['--data', csv_file, '--run', killed, '--resume']

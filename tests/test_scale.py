@@ -395,7 +395,7 @@ def train_twice(csv_file, folder, seeds, **arguments):
     from fer2013_cnn import load_data
     from fer2013_cnn.sweep import train_sweep
     dataset = load_data(csv_file, csv_file.parent/'cache')
-    grid = dict(epochs=['4'], batch_size=['16'], mixup_alpha=['.4'])
+    grid = dict(epochs=['4'], batch_size=['16'], erasing=['.4'])
     with patch('fer2013_cnn.sweep.write_report'):
         return train_sweep(dataset, str(csv_file), folder, 'smoke', grid, seeds, cache=csv_file.parent/'cache',
                            **arguments)
@@ -423,7 +423,7 @@ def run_content(run):
 @slow
 def test_a_worker_killed_in_training_changes_nothing(engine, csv_file, undisturbed, tmp_path):
     arguments, parents = engine
-    name = 'epochs=4-batch_size=16-mixup_alpha=0.4-seed=1'
+    name = 'epochs=4-batch_size=16-erasing=0.4-seed=1'
     history = tmp_path/name/'history.jsonl'
 
     def lines():  # as paths that can be counted

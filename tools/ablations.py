@@ -17,15 +17,14 @@ from fer2013_cnn.training.run import read_history
 
 SEEDS = (0, 1, 2)
 CHANGES = {'reference': {}, 'no FER+ votes': dict(ferplus_csv=''),
-           'AdamW': dict(optimizer='adamw', learning_rate=2e-3), 'no averaged weights': dict(ema_momentum=0),
-           'no label smoothing': dict(label_smoothing=0), 'no mixup': dict(mixup_alpha=0),
+           'AdamW': dict(optimizer='adamw', learning_rate=2e-3), 'no label smoothing': dict(label_smoothing=0),
            'no erasing': dict(erasing=0), 'no rotation, no zoom': dict(rotation=0, zoom=0),
            'always resampled': dict(no_resample_prob=0)}
 
 
 def configurations(ferplus_csv, seeds):
     "Name of each run → its settings; seed by seed, so that an interrupted series can be compared."
-    shared = dict(model='small', epochs=12, ema_momentum=.99, ferplus_csv=ferplus_csv, ferplus_weight=1)
+    shared = dict(model='small', epochs=12, ferplus_csv=ferplus_csv, ferplus_weight=1)
     return {f'{name}, seed {seed}': make_config('standard', **shared | change, seed=seed)
             for seed in seeds for name, change in CHANGES.items()}
 

@@ -58,7 +58,7 @@ def prepare(folder):
 
 def train(folder, kill_after=None):
     run, words = folder/'run', ['train', '--data', folder.parent/'fer.csv', '--cache', folder/'cache']
-    settings = ['--preset', 'smoke', '--set', 'epochs=3', '--set', 'batch_size=32', '--set', 'mixup_alpha=.4']
+    settings = ['--preset', 'smoke', '--set', 'epochs=3', '--set', 'batch_size=32', '--set', 'erasing=.4']
     if kill_after is None and (run/'run.json').exists():
         if json.loads((run/'run.json').read_text())['finished']: return
         settings = ['--resume']

@@ -720,7 +720,7 @@ def parameters(folder):
     from fer2013_cnn.training.config import make_config, recorded_config
     from fer2013_cnn.training.loop import check_trainable
     for name, value in dict(epochs='x', batch_size='1.5', learning_rate='nan', seed='-1', model='vgg99', warmup='inf',
-                            optimizer='\x1b[2J', zoom='2', rotation='-inf', precision='', mixup_alpha='1e999',
+                            optimizer='\x1b[2J', zoom='2', rotation='-inf', precision='', erasing='1e999',
                             nothing='3').items():
         yield f'{name}={value}', refused(make_config, 'smoke', **{name: value})
     for preset in ('', 'fast', '\x1b[2J', None, 3, ()): yield f'preset {preset}', refused(make_config, preset)

@@ -30,26 +30,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = dict(os.environ)  # of the trainings; this process itself stays on the CPU
 
-# The recipe of nbs/results/base_seed_0; what is different is in the line of the run.
+# That of nbs/results/base_seed_0 without averaged weights and mixup; the line of a run has what is different.
 RECIPE = dict(model='base', epochs=60, batch_size=128, optimizer='muon', learning_rate=.008, warmup=.1,
-              weight_decay=.05, label_smoothing=.1, ema_momentum=.997, translation=.08, rotation=.04, zoom=.15,
-              no_resample_prob=.25, erasing=.5, mixup_alpha=.2, ferplus_csv='fer2013new.csv', ferplus_weight=1.,
-              precision='bfloat16', seed=0)
+              weight_decay=.05, label_smoothing=.1, translation=.08, rotation=.04, zoom=.15, no_resample_prob=.25,
+              erasing=.5, ferplus_csv='fer2013new.csv', ferplus_weight=1., precision='bfloat16', seed=0)
 MEMBERS = dict(base_seed_0=dict(),
                base_seed_1=dict(seed=1),
                base_seed_2=dict(seed=2),
                base_labels_only=dict(ferplus_csv=''),
                base_robust=dict(seed=3, blur=.2, noise=5.),
                large=dict(seed=4, model='large'))
-STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, teacher_images='augmented', learning_rate=.006,
-               ema_momentum=.998, blur=.2, noise=5.)
+STUDENT = dict(teacher='runs/ensemble', distillation_weight=.9, teacher_images='augmented', learning_rate=.006, blur=.2,
+               noise=5.)
 STUDENTS = dict(base=dict(STUDENT, seed=5, start_from='runs/base_seed_0'),
                 student_6=dict(STUDENT, seed=6, start_from='runs/base_seed_1'),
                 student_7=dict(STUDENT, seed=7, start_from='runs/base_seed_2'),
                 small=dict(STUDENT, seed=5, model='small', zoom=.12, erasing=.25))
 FEWEST_EPOCHS = 60  # of a student; if the call is too short even for these, a longer one goes on
 TRIAL_EPOCHS = 6    # after which the speed of a student is known
-TINY = dict(model='small', epochs=2, batch_size=70, ema_momentum=.9)  # what --rehearse changes; without a GPU also the
+TINY = dict(model='small', epochs=2, batch_size=70)  # what --rehearse changes; without a GPU also the
 # precision: XLA compiles bfloat16 for a CPU slowly, and the network then answered NaN (jax 0.11.2, AMD EPYC).
 REHEARSED = ('base_seed_0', 'base_labels_only', 'base')
 FINISH = 15           # seconds in which a training writes its networks and predicts PublicTest
@@ -291,7 +290,7 @@ def choose_precision(work, model):
 
 
 def measure_pipeline(work, data):
-    "Seconds in which one thread makes the batches of an epoch, with mixup; nothing else of a training is done."
+    "Seconds in which one thread makes the batches of an epoch; nothing else of a training is done."
     from fer2013_cnn import load_data, make_config
     from fer2013_cnn.training.loop import training_targets, TrainingBatches
     dataset = load_data(data, work/'cache')

@@ -16,10 +16,9 @@ from ..model.zoo import ZOO
 # %% ../../nbs/30_train.config.ipynb #af38607f
 LIMITS = dict(
     epochs=(1, 10_000), batch_size=(1, 10_000), learning_rate=(1e-8, 10), warmup=(0, .9), weight_decay=(0, 1),
-    label_smoothing=(0, .99), class_balance=(0, 1), ema_momentum=(0, .9999),
-    translation=(0, .5), rotation=(0, .5), zoom=(0, .9), no_resample_prob=(0, 1), erasing=(0, 1), mixup_alpha=(0, 10),
-    blur=(0, 1), noise=(0, 100), distillation_weight=(0, 1), ferplus_weight=(0, 10),
-    seed=(0, 2**31 - 1))
+    label_smoothing=(0, .99), class_balance=(0, 1), distillation_weight=(0, 1), ferplus_weight=(0, 10),
+    translation=(0, .5), rotation=(0, .5), zoom=(0, .9), no_resample_prob=(0, 1), erasing=(0, 1),
+    blur=(0, 1), noise=(0, 100), seed=(0, 2**31 - 1))
 CHOICES = dict(model=ZOO, optimizer=('muon', 'adamw'), teacher_images=('original', 'augmented'),
                precision=('auto', 'float32', 'bfloat16'))
 
@@ -45,7 +44,6 @@ class AugmentSettings(CheckedConfig):
     erasing: float = 0.              # highest probability of a noise rectangle; Keras draws it between 0 and this
     blur: float = 0.                 # largest share of a blurred copy (Gaussian, 2 pixels) in an image
     noise: float = 0.                # largest standard deviation of added Gaussian noise, in grey values
-    mixup_alpha: float = 0.          # both parameters of the beta distribution of the mixing ratio; 0: no mixup
 
 # %% ../../nbs/30_train.config.ipynb #2f251207
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class TrainConfig(AugmentSettings):
     weight_decay: float = .05        # of kernels; with Muon the last layer is exempt
     label_smoothing: float = .1      # share of a label that is spread over all classes
     class_balance: float = 0.        # exponent of the class weights; 0: equal weight for images, 1: for classes
-    ema_momentum: float = .99        # momentum of the exponential moving average of the weights; 0: none
     teacher: str = ''                # folder of a finished run or ensemble to distil from
     distillation_weight: float = 0.  # share of the teacher's probabilities in the targets
     teacher_images: str = 'original'  # which images it predicts: 'original', once, or 'augmented', in each step
@@ -71,12 +68,11 @@ class TrainConfig(AugmentSettings):
     seed: int = 0                    # seed of initial weights, order and augmentation
 
 # %% ../../nbs/30_train.config.ipynb #c4d122b1
-AUGMENTED = TrainConfig(model='base', rotation=.04, zoom=.12, erasing=.25, mixup_alpha=.2)
-PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, ema_momentum=.9, precision='float32'),
+AUGMENTED = TrainConfig(model='base', rotation=.04, zoom=.12, erasing=.25)
+PRESETS = dict(smoke=TrainConfig(epochs=8, batch_size=64, precision='float32'),
                quick=replace(AUGMENTED, epochs=16),
-               standard=replace(AUGMENTED, epochs=60, learning_rate=8e-3, ema_momentum=.997, zoom=.15, erasing=.5),
-               finetune=replace(AUGMENTED, start_from='base', epochs=20, batch_size=32, learning_rate=3e-3,
-                                ema_momentum=.98))
+               standard=replace(AUGMENTED, epochs=60, learning_rate=8e-3, zoom=.15, erasing=.5),
+               finetune=replace(AUGMENTED, start_from='base', epochs=20, batch_size=32, learning_rate=3e-3))
 
 # %% ../../nbs/30_train.config.ipynb #a0c420e2
 def default_preset(dataset: Dataset) -> str:

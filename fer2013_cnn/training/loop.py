@@ -39,7 +39,7 @@ from ..model.zoo import build_model, keras, layers
 from ..model.inference import check_probabilities, FERPLUS_HEAD, load_network, open_network
 from ..model.tta import predict_proba
 from .config import recorded_config, TrainConfig
-from .augment import augmentation, mixup
+from .augment import augmentation
 from fer2013_cnn.training.optimizer import (add_ferplus_head, distill, label_accuracy, label_loss, make_optimizer,
     make_targets, one_cycle)
 from .run import (append_history, check_new_run, describe_data, history_digest, Predictions,
@@ -63,17 +63,14 @@ class TrainingBatches(keras.utils.PyDataset):
 
     def set_epoch(self, epoch: int):
         "Draw the order of an epoch."
-        self.epoch, self.order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.images))
+        self.order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.images))
 
     def __len__(self): return batches_per_epoch(len(self.images), self.config.batch_size)
 
     def __getitem__(self, batch: int):
         rows = slice(batch*self.config.batch_size, (batch + 1)*self.config.batch_size)
-        images, targets = self.images[self.order[rows]][..., None].astype(np.float32), self.targets[self.order[rows]]
-        if self.config.mixup_alpha:
-            generator = np.random.default_rng([self.config.seed, self.epoch, batch])
-            images, targets = mixup(images, targets, self.config.mixup_alpha, generator)
-        return images, targets
+        chosen = self.order[rows]
+        return self.images[chosen][..., None].astype(np.float32), self.targets[chosen]
 
 # %% ../../nbs/34_train.ipynb #e972dcd9
 def seed_generators(model,         # keras.Model or keras.layers.Layer
@@ -456,7 +453,6 @@ def fit_network(run: Path, dataset: Dataset, config: TrainConfig,
     batches = TrainingBatches(dataset.images[dataset.indices('Training')], targets, config)
     recorder = CheckpointCallback(run, trainer.network, batches, **progress)
     callbacks = [recorder, DivergenceCallback(recorder), ProgressCallback(config, len(targets), first_epoch)]
-    if config.ema_momentum: callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     trainer.fit(batches, shuffle=False, epochs=config.epochs, initial_epoch=first_epoch, verbose=0, callbacks=callbacks,
                 validation_data=validation_data(dataset, targets.shape[1]), validation_batch_size=256)
     return recorder

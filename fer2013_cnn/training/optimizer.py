@@ -91,9 +91,8 @@ class ConvolutionMuon(keras.optimizers.Muon):
 def make_optimizer(config: TrainConfig,
                    steps: int           # optimizer steps of the whole training
                   ) -> keras.optimizers.Optimizer:
-    "Make Muon or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `one_cycle` and averaged weights."
-    common = dict(learning_rate=one_cycle(config, steps), weight_decay=config.weight_decay,
-                  use_ema=bool(config.ema_momentum), ema_momentum=config.ema_momentum)
+    "Make Muon or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `one_cycle`."
+    common = dict(learning_rate=one_cycle(config, steps), weight_decay=config.weight_decay)
     if config.optimizer == 'muon':
         muon = ConvolutionMuon(adam_weight_decay=0., **common)
         if config.precision == 'bfloat16': muon.product_dtype = 'bfloat16'
