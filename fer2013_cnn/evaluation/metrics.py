@@ -8,7 +8,7 @@ __all__ = ['N_RESAMPLES', 'CHUNK_DRAWS', 'BINS', 'PER_CLASS', 'SUBSETS', 'confus
            'percentile_interval', 'confusion_intervals', 'per_image_scores', 'bootstrap_weights', 'confidence_bins',
            'reliability_table', 'calibration_error', 'roc_auc_and_ap', 'one_vs_rest_scores', 'probability_scores',
            'check_not_private', 'apply_temperature', 'fit_temperature', 'metric_values', 'metric_draws', 'none_if_nan',
-           'summarize_predictions', 'prediction_subsets', 'evaluate', 'evaluate_run']
+           'summarize_predictions', 'prediction_subsets', 'evaluate', 'metrics_key', 'evaluate_run']
 
 # %% ../../nbs/40_evaluate.ipynb #85c83085
 from dataclasses import replace
@@ -244,6 +244,10 @@ def evaluate(predictions: Predictions, votes: pd.DataFrame = None) -> dict:
     return summarize_predictions(predictions) | {name: summarize_predictions(part) for name, part in subsets.items()}
 
 # %% ../../nbs/40_evaluate.ipynb #9a7fd90a
+def metrics_key(split: str, tta: int = 1, labels: str = 'fer2013') -> str:
+    "The name of some scores in metrics.json."
+    return split + ('' if tta == 1 else f', TTA {tta}') + ('' if labels == 'fer2013' else ', FER+ emotions')
+
 def evaluate_run(run: str | Path,             # a run with predictions
                  split: str,                  # 'PublicTest' or 'PrivateTest'
                  votes: pd.DataFrame = None,  # FER+ votes of the whole data set
@@ -257,6 +261,6 @@ def evaluate_run(run: str | Path,             # a run with predictions
         temperature = fit_temperature(load_predictions(run, 'PublicTest', tta, labels))
         scaled = summarize_predictions(apply_temperature(predictions, temperature))
         metrics['temperature_scaled'] = dict(temperature=temperature, **scaled)
-    key = split + ('' if tta == 1 else f', TTA {tta}') + ('' if labels == 'fer2013' else ', FER+ emotions')
-    with only_process(Path(run), wait=10): write_json(Path(run)/'metrics.json', read_metrics(run) | {key: metrics})
+    with only_process(Path(run), wait=10):
+        write_json(Path(run)/'metrics.json', read_metrics(run) | {metrics_key(split, tta, labels): metrics})
     return metrics

@@ -8,9 +8,10 @@ __all__ = ['METRIC_NAMES', 'ACCURACY_METRICS', 'PROBABILITY_METRICS', 'CLASS_MET
            'format_percent', 'format_number', 'format_metric', 'not_leaked_metrics', 'headline_rows', 'headline_table',
            'metric_table', 'calibration_table', 'class_table', 'headline_markdown', 'n_times', 'is_known',
            'training_data', 'badges', 'badge_line', 'headline_html', 'data_paragraph', 'base_names', 'extra_targets',
-           'ensemble_text', 'member_table', 'protocol_paragraph', 'card_metrics', 'without_folders', 'card_facts',
-           'card_score_rows', 'card_duration', 'ensemble_training', 'card_training', 'card_limits', 'card_precision',
-           'card_calibration_line', 'card_results', 'card_header', 'card_text', 'write_card', 'pretrained_accuracy']
+           'ensemble_text', 'member_table', 'protocol_paragraph', 'card_metrics', 'card_splits', 'without_folders',
+           'card_facts', 'card_score_rows', 'card_duration', 'ensemble_training', 'card_training', 'card_limits',
+           'card_precision', 'card_calibration_line', 'card_results', 'card_header', 'card_text', 'write_card',
+           'pretrained_accuracy']
 
 # %% ../../nbs/41_evaluate.tables.ipynb #1586b464
 from html import escape
@@ -19,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import atomic_write, printable, read_run, require, SPLITS, UserError
-from ..model.inference import pretrained_card, pretrained_names, WEIGHTS
+from ..model.inference import LABEL_SETS, pretrained_card, pretrained_names, WEIGHTS
 from ..training.run import read_metrics
-from .metrics import SUBSETS
+from .metrics import metrics_key, SUBSETS
 
 # %% ../../nbs/41_evaluate.tables.ipynb #65a7660e
 def escape_markdown(text) -> str:
@@ -261,6 +262,11 @@ def card_metrics(metrics: dict) -> dict:
     parts = dict(not_leaked=card_metrics(metrics['not_leaked'])) if 'not_leaked' in metrics else {}
     return {name: metrics[name] for name in CARD_METRICS} | parts
 
+def card_splits(metrics: dict) -> list[str]:
+    "Those of the scores that belong on a card, in its order: test splits with the labels of FER2013, then of FER+."
+    keys = [metrics_key(split, labels=labels) for labels in LABEL_SETS for split in SPLITS]
+    return [key for key in keys if key in metrics]
+
 # %% ../../nbs/41_evaluate.tables.ipynb #a61fd0c3
 def without_folders(config: dict) -> dict:
     "A configuration whose files and runs are named without their folders."
@@ -278,7 +284,7 @@ def card_facts(run: Path) -> dict:
     if members := run_info.get('members'):
         members = [member | dict(config=without_folders(member['config'])) for member in members]
         facts |= dict(members=members, weights=run_info['weights'])
-    facts['metrics'] = {split: card_metrics(metrics[split]) for split in SPLITS[1:]}
+    facts['metrics'] = {split: card_metrics(metrics[split]) for split in card_splits(metrics)}
     trained_on = training_data(run_info)
     other_data = trained_on and trained_on['fingerprint'] != run_info['data']['fingerprint']
     return facts | (dict(trained_on=trained_on) if other_data else {})
@@ -286,7 +292,7 @@ def card_facts(run: Path) -> dict:
 # %% ../../nbs/41_evaluate.tables.ipynb #e415ed70
 def card_score_rows(card: dict) -> str:
     "The metrics of a card as rows of a Markdown table."
-    by_split = {split: card['metrics'][split] for split in SPLITS if split in card['metrics']}
+    by_split = {split: card['metrics'][split] for split in card_splits(card['metrics'])}
     rows = []
     for (split, subset), part in headline_rows(by_split).items():
         accuracy, macro_f1 = format_metric(part, 'accuracy'), format_metric(part, 'macro_f1')
@@ -348,13 +354,16 @@ def card_precision(card: dict) -> str:
             f"the run's by more than {card['largest_difference']:.1g}.")
 
 def card_calibration_line(card: dict) -> str:
-    "State the temperature of a packaged network and its calibration errors, as a line of a Markdown list."
+    "State the temperatures of a packaged network and its calibration errors, as a line of a Markdown list."
     if 'temperature' not in card: return ''
-    def error(name):
-        value, low, high = card[name]['PrivateTest']
-        return f'{value:.3f} ({low:.3f}–{high:.3f})'
-    return (f"\n* **Calibration**: the logits are divided by {card['temperature']:.2f}, fitted on PublicTest. "
-            f"Expected calibration error on PrivateTest: {error('ece')}, before {error('uncalibrated_ece')}.")
+    def errors(head):
+        values = [head[name]['PrivateTest'] for name in ('ece', 'uncalibrated_ece')]
+        return ', before '.join(f'{value:.3f} ({low:.3f}–{high:.3f})' for value, low, high in values)
+    second = card.get('ferplus')
+    more = f", those of the second head by {second['temperature']:.2f}" if second else ''
+    return (f"\n* **Calibration**: the logits are divided by {card['temperature']:.2f}{more}, fitted on PublicTest. "
+            f"Expected calibration error on PrivateTest: {errors(card)}"
+            + (f'; FER+ emotions: {errors(second)}.' if second else '.'))
 
 # %% ../../nbs/41_evaluate.tables.ipynb #4608f5f0
 CARD_TAGS = ['facial-expression-recognition', 'emotion-recognition', 'fer2013', 'keras', 'onnx']
@@ -394,7 +403,9 @@ def card_text(name: str,  # the heading
     packaged = 'largest_difference' in card
     kind = f"Ensemble of {len(card['members'])} networks" if 'members' in card else 'One network'
     load = f": `fer2013_cnn.load_pretrained('{name}')`" if packaged else ''
-    leaks = ' *Not leaked*: faces without a pixel-identical copy in Training.' if 'not leaked' in rows else ''
+    terms = ' *Not leaked*: faces without a pixel-identical copy in Training.' if 'not leaked' in rows else ''
+    if 'FER+ emotions' in rows:
+        terms += ' *FER+ emotions*: the second head, eight classes, on the faces for which FER+ has a majority emotion.'
     views = 'No test-time augmentation (TTA)' if tta == 1 else f'Test-time augmentation with {tta} views (TTA {tta})'
     tested = f"{escape_markdown(data['name'])} ({escape_markdown(data['description'])})"
     opened = n_times(len(card['private_test_opened']))
@@ -406,7 +417,7 @@ def card_text(name: str,  # the heading
 |---|---|---|---|
 {rows}
 
-In brackets: 95 % bootstrap intervals.{leaks} {views}. Nothing was chosen on PrivateTest; it was opened {opened}.
+In brackets: 95 % bootstrap intervals.{terms} {views}. Nothing was chosen on PrivateTest; it was opened {opened}.
 
 * **Tested on**: {tested}, fingerprint `{data['fingerprint']}`.
 {card_training(card)}{card_precision(card)}{card_calibration_line(card)}{LICENCES if packaged else ''}

@@ -26,8 +26,8 @@ from ..core import (atomic_write, check_choice, checksum, Dataset, local_path, q
 from ..model.zoo import build_model, keras
 from ..model.inference import (ferplus_head, load_network, load_pretrained, open_network,
     open_onnx, pretrained_card, replace_head, unpack_weights, WEIGHTS)
-from ..training.run import load_predictions, Predictions, read_metrics
-from ..evaluation.metrics import fit_temperature
+from ..training.run import load_predictions, read_metrics
+from ..evaluation.metrics import fit_temperature, metrics_key
 from ..evaluation.tables import card_facts, card_text
 
 # %% ../../nbs/53_predict.export.ipynb #e0000001
@@ -270,24 +270,34 @@ def to_fp16(path: Path):
     onnx.save(model, path)
 
 # %% ../../nbs/53_predict.export.ipynb #e30a09e6
-def card_calibration(run: Path, predictions: Predictions) -> dict:
+def card_calibration(run: Path,
+                     labels: str = 'fer2013'  # or 'ferplus': the second head
+                    ) -> dict:
     "For a card: the temperature, and the expected calibration error of each test split, with it and without."
-    temperature, metrics = fit_temperature(predictions), read_metrics(run)
-    def errors(scores): return {split: [scores[split]['ece'], *scores[split]['ece_ci95']] for split in SPLITS[1:]}
-    scaled = {split: metrics[split]['temperature_scaled'] for split in SPLITS[1:]}
-    return dict(temperature=temperature, ece=errors(scaled), uncalibrated_ece=errors(metrics))
+    metrics, keys = read_metrics(run), {split: metrics_key(split, labels=labels) for split in SPLITS[1:]}
+    if missing := [split for split, key in keys.items() if key not in metrics]:
+        raise UserError(f'{run} is not scored on {missing[0]}: '
+                        f'fer2013 evaluate {run} --split {missing[0]} --labels {labels}')
+    scores = {split: metrics[key] for split, key in keys.items()}
+    def errors(scores): return {split: [score['ece'], *score['ece_ci95']] for split, score in scores.items()}
+    scaled = {split: score['temperature_scaled'] for split, score in scores.items()}
+    temperature = fit_temperature(load_predictions(run, 'PublicTest', labels=labels))
+    return dict(temperature=temperature, ece=errors(scaled), uncalibrated_ece=errors(scores))
 
 # %% ../../nbs/53_predict.export.ipynb #a8490dc8
-def package_run(run: str | Path,        # finished, and evaluated on both test splits
+def package_run(run: str | Path,        # finished, and evaluated on both test splits, FER+ emotions too if it has them
                 name: str,              # of the pretrained network
                 images: np.ndarray,     # uint8 (N, 48, 48), on which both precisions are compared
                 folder: Path = WEIGHTS
                ) -> Path:               # the card
-    "Write NAME.npz, NAME.json and NAME.md of a run. Its temperature, fitted on PublicTest, becomes part of it."
+    "Write NAME.npz, NAME.json and NAME.md of a run. The temperatures, fitted on PublicTest, become part of it."
     card, network, head = card_facts(Path(run)), load_network(run), ferplus_head(run)
     if not card['config']: raise UserError(f'{run} was not trained, so it has no architecture to package')
-    card |= card_calibration(Path(run), load_predictions(run, 'PublicTest'))
+    card |= card_calibration(Path(run))
     calibrate(network, card['temperature'])
+    if head:
+        card['ferplus'] = card_calibration(Path(run), 'ferplus')
+        head = {name: array/card['ferplus']['temperature'] for name, array in head.items()}
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     pack_weights(network, folder/f'{name}.npz', **head)
     packed = build_model(card['config']['model'], len(card['data']['class_names']))
