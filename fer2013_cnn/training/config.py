@@ -101,6 +101,9 @@ def recorded_config(run_info: dict  # run.json
     types = {field.name: type(field.default) for field in fields(TrainConfig)}
     if run_info['config'] is None: raise UserError('run.json has no configuration')
     for name, value in run_info['config'].items():
-        if name not in types or type(value) not in (types[name], int if types[name] is float else types[name]):
+        if name not in types:
+            raise UserError(f'run.json has the unknown setting {printable(name)}: resume the run with the version of '
+                            'fer2013_cnn that it was begun with')
+        if type(value) not in (types[name], int if types[name] is float else types[name]):
             raise UserError(f'run.json is damaged: its configuration has {printable(name)}={printable(value)!r}')
     return TrainConfig(**run_info['config'])
