@@ -34,7 +34,7 @@ from fer2013_cnn.core import (atomic_write, checksum, read_run, require, UserErr
 from .model.inference import Classifier, is_run, pretrained_card, pretrained_names
 from .prediction.faces import find_images
 from .prediction.images import (add_image_column, BOX, iter_images,
-    MIN_CONFIDENCE, photo_classifier, quantity, to_frame)
+    MIN_CONFIDENCE, PHOTO_TTA, photo_classifier, quantity, to_frame)
 from .prediction.video import batched, is_camera, is_video, iter_video
 from .scale import JobResult, only_driver, run_jobs
 require('scale', 'pyarrow')
@@ -346,7 +346,7 @@ def pending_jobs(folder: Path, plans: dict, settings: dict) -> tuple[list, dict]
 def predict_to(sources: list[str],        # images, folders, patterns and films
                folder: str | Path,        # for the results
                workers: int = 0, cluster: str = None,             # see `run_jobs`
-               model: str | Path = 'base', tta: int = 2,
+               model: str | Path = 'base', tta: int = PHOTO_TTA,
                min_confidence: float = MIN_CONFIDENCE, priors: str = 'training',  # see `photo_classifier`
                external: bool = False, pixel_range: str = '0-255', class_names: str = '',  # see `open_classifier`
                labels: str = 'fer2013',                            # or 'ferplus', see `open_classifier`

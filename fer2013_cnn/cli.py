@@ -100,8 +100,8 @@ From = Annotated[Optional[str], typer.Option('--from', metavar='NAME|RUN', help=
     "Fine-tune a pretrained network ('small' or 'base') or a run, with the preset finetune."))]
 Model = Annotated[str, typer.Option(metavar='NAME|RUN|FILE', help=(
     "A pretrained network ('small' or 'base'), a run folder, or an .onnx file written by 'fer2013 export'."))]
-Tta = Annotated[int, typer.Option(metavar='1|2|10', help=(
-    'Test-time augmentation: 1 = none, 2 = with mirror image, 10 = five scales, each mirrored.'))]
+Tta = Annotated[int, typer.Option(metavar='1|2|8|10', help=(
+    'Test-time augmentation: 1 = none, 2 = with mirror image, 8 = as predict does, 10 = five scales, each mirrored.'))]
 Labels = Annotated[str, typer.Option(metavar='fer2013|ferplus', help=(
     'ferplus: the eight emotions of FER+, for networks that were trained with its votes.'))]
 FerplusCsv = Annotated[Optional[str], typer.Option('--ferplus-csv', metavar='FILE', help=(
@@ -309,8 +309,8 @@ Csv = Annotated[Optional[Path], typer.Option(help='Csv file: a row a face, writt
 JsonLines = Annotated[Optional[Path], typer.Option(help='JSON Lines file: a line an image.')]
 Draw = Annotated[Optional[Path], typer.Option(metavar='DIR', help='Folder for annotated copies.')]
 Cropped = Annotated[bool, typer.Option('--cropped', help='Each image is already a face crop, as in FER2013.')]
-Views = Annotated[int, typer.Option('--tta', metavar='1|2|10', help=(
-    'Views of each face whose probabilities are averaged: 2 = with mirror image; 10 take five times as long.'))]
+Views = Annotated[int, typer.Option('--tta', metavar='1|2|8|10', help=(
+    'Views of each face whose probabilities are averaged: 2 (with mirror image) are faster, 8 steadier.'))]
 MinConfidence = Annotated[float, typer.Option(help="Lowest probability of an emotion; below it, 'uncertain'.")]
 Priors = Annotated[str, typer.Option(metavar='training|uniform', help=(
     'uniform: as if all emotions were about equally frequent, which finds more of the rare ones.'))]
@@ -335,7 +335,7 @@ ToFolder = Annotated[Optional[Path], typer.Option('--to', metavar='DIR', help=(
 # %% ../nbs/70_cli.ipynb #3d4d1ad1
 @app.command()
 def predict(paths: Paths, csv: Csv = None, json: JsonLines = None, draw: Draw = None, model: Model = 'base',
-            cropped: Cropped = False, tta: Views = 2, min_confidence: MinConfidence = .4, priors: Priors = 'training',
+            cropped: Cropped = False, tta: Views = 8, min_confidence: MinConfidence = .4, priors: Priors = 'training',
             labels: Labels = 'fer2013', stride: Stride = 1, smooth: Smooth = 0., plot: Plot = None,
             external: External = False, pixel_range: PixelRange = '0-255', class_names: ClassNames = '',
             to: ToFolder = None, workers: Workers = 0, cluster: Cluster = None):
@@ -364,7 +364,7 @@ def predict_here(paths: list[str], photo: dict, cropped: bool, stride: int, smoo
             else: faces, summary = predict_images(paths, classifier, cropped, keep, draw)
             if not (csv or json): print_faces(faces)
             print(f'{printable(video)}: {summary}' if video else summary)
-    say(usage_notice(photo['model']))
+    say(usage_notice(photo['model'], photo['labels']))
     for what, path in (('Faces', csv), ('Faces', json), ('Images', draw)):
         if path: say(f'{what}: {path}')
     if plot: save_plot(faces, plot)
@@ -409,7 +409,7 @@ def predict_in_parts(paths: list[str], to: Path, workers: int, cluster: str | No
     except KeyboardInterrupt: raise UserError('stopped; the same command continues') from None
     print(format_counts(counts))
     if counts['unread']: print(f"{counts['unread']:,} could not be read ({to/'unread'}):", *unread_lines(to), sep='\n')
-    print(usage_notice(settings['model']))
+    print(usage_notice(settings['model'], settings['labels']))
     print(f'Faces: {to}, one table for each of images/ and films/.')
     check_failed(failed)
 

@@ -18,7 +18,8 @@ from platformdirs import user_cache_path
 from fer2013_cnn.core import UserError
 from fer2013_cnn.evaluation.tables import FER2013_LIMITS
 from fer2013_cnn.model.inference import pretrained_card, usage_notice, WEIGHTS
-from fer2013_cnn.prediction.images import EMOTION_COLORS
+from fer2013_cnn.model.tta import TTA_VIEWS
+from fer2013_cnn.prediction.images import EMOTION_COLORS, MIN_CONFIDENCE, PHOTO_TTA
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = 'onnxruntime-web-1.30.0'
@@ -84,6 +85,7 @@ def write_about(folder, binary):
     def write_onnx(name): return write_compressed(folder, f'{name}.onnx', (WEIGHTS/f'{name}.onnx').read_bytes())
     networks = {name: dict(notice=usage_notice(name), file=write_onnx(name)) for name in NETWORKS}
     about = dict(class_names=class_names, colors=EMOTION_COLORS, limits=FER2013_LIMITS, networks=networks,
+                 views=TTA_VIEWS[PHOTO_TTA], min_confidence=MIN_CONFIDENCE,
                  runtime=write_compressed(folder, RUNTIME_BINARY, binary),
                  detectors={name: write_onnx(f'blazeface_{name}') for name in DETECTORS})
     (folder/'about.json').write_text(json.dumps(about, indent=1), encoding='utf-8')

@@ -4,7 +4,24 @@ import {greyPart, reduce} from './pixels.js'
 export const SIZE = 48  // pixels
 
 /**
- * Bilinear interpolation at n × n points for each pixel of the crop, and their mean.
+ * Bilinear interpolation; beyond the border the outermost pixel is repeated.
+ * @param {import('./pixels.js').Pixels} grey
+ * @param {number} column 0 is the middle of the first one; row likewise
+ * @returns {number} a grey value
+ */
+export function interpolate({width, height, data}, column, row) {
+  column = Math.max(0, Math.min(width - 1, column))
+  row = Math.max(0, Math.min(height - 1, row))
+  const left = Math.trunc(column), top = Math.trunc(row)
+  const right = Math.min(left + 1, width - 1), below = Math.min(top + 1, height - 1)
+  const across = column - left, down = row - top
+  const upper = data[top*width + left] + across*(data[top*width + right] - data[top*width + left])
+  const lower = data[below*width + left] + across*(data[below*width + right] - data[below*width + left])
+  return upper + down*(lower - upper)
+}
+
+/**
+ * The mean of n × n points for each pixel of the crop.
  * @param {import('./pixels.js').Pixels} grey
  * @param {number} x of the centre, in pixels; y and side likewise
  * @param {number} angle degrees, clockwise
@@ -12,19 +29,12 @@ export const SIZE = 48  // pixels
  */
 function sampleSquare(grey, x, y, side, angle) {
   const n = Math.max(1, Math.ceil(side/SIZE)), a = angle*Math.PI/180, cos = Math.cos(a), sin = Math.sin(a)
-  const {width, height, data} = grey, sums = new Float64Array(SIZE*SIZE)
+  const sums = new Float64Array(SIZE*SIZE)
   const steps = Array.from({length: SIZE*n}, (_, i) => ((i + .5)/(SIZE*n) - .5)*side)
-  const clip = (value, length) => Math.max(0, Math.min(length - 1, value))
   for (let i = 0; i < SIZE*n; i++) {
     for (let j = 0; j < SIZE*n; j++) {
-      const column = clip(x - .5 + cos*steps[j] - sin*steps[i], width)
-      const row = clip(y - .5 + sin*steps[j] + cos*steps[i], height)
-      const left = Math.trunc(column), top = Math.trunc(row)
-      const right = Math.min(left + 1, width - 1), below = Math.min(top + 1, height - 1)
-      const across = column - left, down = row - top
-      const upper = data[top*width + left] + across*(data[top*width + right] - data[top*width + left])
-      const lower = data[below*width + left] + across*(data[below*width + right] - data[below*width + left])
-      sums[Math.floor(i/n)*SIZE + Math.floor(j/n)] += upper + down*(lower - upper)
+      sums[Math.floor(i/n)*SIZE + Math.floor(j/n)] += interpolate(
+        grey, x - .5 + cos*steps[j] - sin*steps[i], y - .5 + sin*steps[j] + cos*steps[i])
     }
   }
   return Uint8Array.from(sums, sum => sum/(n*n) + .5)

@@ -122,7 +122,7 @@ export async function predict(image, faces) {
   const session = await loadNetwork(), rows = []
   for (const face of faces) {
     const crop = cropFace(image, face)
-    rows.push({face, crop, probabilities: await classify(session, crop)})
+    rows.push({face, crop, probabilities: await classify(session, crop, about.views)})
     await pause()
   }
   return rows
@@ -132,7 +132,7 @@ export async function predict(image, faces) {
 
 /** Text and colour of an answer. */
 function describe(probabilities) {
-  const {index, probability, uncertain} = answer(probabilities), name = about.class_names[index]
+  const {index, probability, uncertain} = answer(probabilities, about.min_confidence), name = about.class_names[index]
   return {title: uncertain ? 'uncertain' : `${name} ${percent(probability)}`,
           detail: uncertain ? `most probable: ${name}, ${percent(probability)}` : '',
           color: uncertain ? UNCERTAIN_COLOR : about.colors[index]}

@@ -16,8 +16,8 @@ from common import ROOT
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from fer2013_cnn.model.inference import open_pretrained
 from fer2013_cnn.prediction import faces
+from fer2013_cnn.prediction.images import photo_classifier
 
 pytestmark = pytest.mark.slow
 
@@ -162,11 +162,11 @@ def pictures():
 
 
 def expected(data, network):
-    "Boxes, crops and probabilities of Python, the mean of the crop and its mirror image."
-    image, classifier = faces.open_image(data), open_pretrained(network)
+    "Boxes, crops and probabilities of Python."
+    image, classifier = faces.open_image(data), photo_classifier(network)
     boxes = faces.find_faces(image)
     crops = np.array([faces.crop_face(image, box) for box in boxes], np.uint8).reshape(-1, 48, 48)
-    return boxes, crops, (classifier.predict(crops) + classifier.predict(crops[:, :, ::-1]))/2
+    return boxes, crops, classifier.predict(crops)
 
 
 @pytest.mark.parametrize('network', ['base', 'small'])
@@ -232,7 +232,10 @@ def test_pictures_are_shown_one_after_another(page, tmp_path):
 
 @pytest.mark.parametrize('highest, uncertain', [(.39, True), (.41, False)])
 def test_uncertain(page, highest, uncertain):
-    found = page.evaluate("async row => (await import('./classify.js')).answer(row)", [.1, highest, .2])
+    found = page.evaluate("""async row => {
+      const {min_confidence} = await (await fetch('about.json')).json()
+      return (await import('./classify.js')).answer(row, min_confidence)
+    }""", [.1, highest, .2])
     assert found == dict(index=1, probability=highest, uncertain=uncertain)
 
 

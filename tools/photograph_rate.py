@@ -27,9 +27,8 @@ from fer.fer import FER
 detector = FER()
 def count_faces(path): return len(detector.detect_emotions(cv2.imread(path)))
 '''
-PROGRAMS = {'base, 2 views': OURS.format(model='base', tta=2), 'base, 1 view': OURS.format(model='base', tta=1),
-            'base, 10 views': OURS.format(model='base', tta=10), 'small, 2 views': OURS.format(model='small', tta=2),
-            'fer': FER}
+PROGRAMS = {f"{model}, {views} view{'s'*(views > 1)}": OURS.format(model=model, tta=views) for model, views in
+            (('base', 8), ('base', 1), ('base', 2), ('base', 10), ('small', 8))} | {'fer': FER}
 MEASURE = '''
 import json, sys, time
 paths = json.load(sys.stdin)

@@ -23,7 +23,7 @@ from fer2013_cnn.model.tta import average_views
 from fer2013_cnn.prediction.faces import crop_face, find_faces, open_image
 
 VIEWS = {f"{name}, {views} view{'s'*(views > 1)}": (name, views) for name, views in
-         (('base', 1), ('base', 2), ('base', 10), ('small', 2))}
+         (('base', 1), ('base', 2), ('base', 8), ('base', 10), ('small', 8))}
 
 
 def mirrored(image, faces):

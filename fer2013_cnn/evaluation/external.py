@@ -29,7 +29,7 @@ from ..training.loop import predict_split
 def predict_external(network: keras.Model,
                      dataset: Dataset,
                      split: str,
-                     tta: int = 1,                # 1, 2 or 10 views
+                     tta: int = 1,                # 1, 2, 8 or 10 views
                      pixel_range: str = '0-255',  # of the images that the network takes, one of `PIXEL_RANGES`
                      class_names: str = ''        # in the order of its output, separated by commas; '': as the data
                     ) -> Predictions:             # in the class order of the data, rows scaled to sum to 1
@@ -101,7 +101,7 @@ def check_same_classes(source: str, metadata: dict, dataset: Dataset):
 def evaluate_model(source: str,                 # see `open_network`
                    dataset: Dataset,
                    run: str | Path,             # folder for the results, must not hold a run yet
-                   tta: int = 1,                # 1, 2 or 10 views
+                   tta: int = 1,                # 1, 2, 8 or 10 views
                    pixel_range: str = '0-255',  # for a .keras file, see `adapt_input`
                    class_names: str = ''        # for a .keras file, see `class_order`
                   ) -> Path:                    # the folder

@@ -251,7 +251,7 @@ def metrics_key(split: str, tta: int = 1, labels: str = 'fer2013') -> str:
 def evaluate_run(run: str | Path,             # a run with predictions
                  split: str,                  # 'PublicTest' or 'PrivateTest'
                  votes: pd.DataFrame = None,  # FER+ votes of the whole data set
-                 tta: int = 1,                # 1, 2 or 10
+                 tta: int = 1,                # 1, 2, 8 or 10
                  labels: str = 'fer2013'      # or 'ferplus': predictions of its emotions
                 ) -> dict:                    # the metrics of the split, `temperature_scaled` among them
     "Evaluate the predictions of a split and write the metrics to metrics.json; the temperature is that of PublicTest."

@@ -141,7 +141,7 @@ def plot_robustness(tables: dict[str, pd.DataFrame]  # of `robustness_table`, by
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel='accuracy on PublicTest')
     ax.invert_yaxis()
     ax.grid(axis='x', alpha=.3)
-    ax.legend(frameon=False, loc='lower left')
+    fig.legend(frameon=False, loc='outside upper center', ncols=len(tables))
     plt.close(fig)
     return fig
 

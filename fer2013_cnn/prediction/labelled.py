@@ -151,7 +151,7 @@ def evaluate_labelled(model: str,           # a pretrained network, a run folder
                       folder: str | Path,   # with a subfolder of pictures for each class
                       classes: str = '',    # see `parse_pairs`
                       find: bool = False,   # find the largest face of each picture; otherwise they are face crops
-                      tta: int = 1          # views of each face: 1, 2 or 10
+                      tta: int = 1          # views of each face: 1, 2, 8 or 10
                      ) -> dict:
     "Evaluate a network on labelled pictures other than those it was trained on."
     classifier = average_views(open_classifier(model), tta)

@@ -412,7 +412,7 @@ def with_emotions(dataset: Dataset,
 def predict_split(run: str | Path,   # a finished run
                   dataset: Dataset,  # the data it was trained on
                   split: str,        # 'PublicTest' or 'PrivateTest'
-                  tta: int = 1,      # views of each image: 1, 2 or 10, see `tta_views`
+                  tta: int = 1,      # views of each image: 1, 2, 8 or 10, see `tta_views`
                   votes: pd.DataFrame | None = None  # of FER+, for all images: predict its eight emotions
                  ) -> Predictions:
     "Predict a test split, and write predictions-<split>.npz."

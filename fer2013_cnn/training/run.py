@@ -159,7 +159,7 @@ class Predictions:
 # %% ../../nbs/33_train.run.ipynb #446db62d
 def predictions_path(run: str | Path,
                      split: str,             # one of `SPLITS`
-                     tta: int = 1,           # views of each image: 1, 2 or 10
+                     tta: int = 1,           # views of each image: 1, 2, 8 or 10
                      labels: str = 'fer2013' # or 'ferplus'
                     ) -> Path:
     "Path of the predictions for a split."
