@@ -36,6 +36,13 @@ function create(tag, properties = {}, ...children) {
   return made
 }
 
+/** The parts of a text in which links are written as [name](address). */
+function readLinks(text) {
+  const parts = text.split(/\[(.+?)\]\((https:.+?)\)/)  // text, name, address, text, …
+  const link = (name, href) => create('a', {href, target: '_blank', rel: 'noopener'}, name)
+  return parts.flatMap((part, i) => i % 3 === 0 ? part : i % 3 === 1 ? link(part, parts[i + 1]) : [])
+}
+
 /** Run a task after those before it. */
 const enqueue = task => work = work.then(task).catch(setError)
 
@@ -93,7 +100,7 @@ async function loadNetwork() {
 /** Load everything. */
 async function start() {
   about = JSON.parse(new TextDecoder().decode(await fetchFile('about.json')))
-  element('limits').textContent = about.limits
+  element('limits').replaceChildren(...readLinks(about.limits))
   for (const name in about.networks) element('network').append(create('option', {value: name, textContent: name}))
   describeNetwork()
   await startWorker()

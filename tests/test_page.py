@@ -4,6 +4,7 @@ import http.server
 import importlib.util
 import io
 import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -262,7 +263,10 @@ def test_limits_of_use_are_always_visible(page):
     from fer2013_cnn.evaluation.tables import FER2013_LIMITS
     from fer2013_cnn.model.inference import usage_notice
     page.select_option('#network', 'base')
-    assert page.inner_text('#notice') == usage_notice('base') and page.inner_text('#limits') == FER2013_LIMITS
+    name, address = re.search(r'\[(.+)\]\((.+?)\)', FER2013_LIMITS).groups()
+    assert page.inner_text('#notice') == usage_notice('base')
+    assert page.inner_text('#limits') == FER2013_LIMITS.replace(f'[{name}]({address})', name)
+    assert page.get_attribute('#limits a', 'href') == address
     assert page.is_visible('#notice') and page.is_visible('#limits')
 
 
