@@ -201,7 +201,7 @@ def test_faces_of_a_video_are_followed_as_in_python(page):
 
 
 def test_time_of_a_face(page):
-    "Printed; the limit is ten times what one thread needs, because other programs may run."
+    "Printed; the limit is far above what one thread needs, because other programs may run."
     data = base64.b64encode(pictures()['photo']).decode()
     for network in ('base', 'small'):
         times = [page.evaluate(ANALYSE, [data, 'image/jpeg', network])['face'] for _ in range(9)]

@@ -4,8 +4,8 @@
 
 A view is a face in one of five sizes at one of five places, and goes with its mirror image. All groups of up to four
 are compared by the means over both networks. Those with a lower accuracy than the face and its mirror image are left
-out; of the others, the one is the best whose answer changes least after the ten changes of `changed_versions`. Prints
-the JSON of nbs/results/tta_views.json. Takes a quarter of an hour on two cores.
+out; the best of the others is the one whose answers change least after the ten changes of `changed_versions`. Prints
+the JSON of nbs/results/tta_views.json, without what its key first_rule says. Takes half an hour on one core.
 """
 import json
 import sys

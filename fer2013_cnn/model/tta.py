@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core import check_choice, progress_bar
+from ..core import check_choice, progress_bar, SIZE
 from .inference import Classifier
 
 # %% ../../nbs/22_model.tta.ipynb #c582e762
@@ -36,18 +36,21 @@ def zoom(images: np.ndarray,  # (N, H, W, C)
     return np.moveaxis(rows @ np.moveaxis(images, 3, 1) @ columns.T, 1, 3)
 
 # %% ../../nbs/22_model.tta.ipynb #43808580
-TTA_VIEWS = {2: ((1, 0, 0),),  # number of views → scale, pixels to the right, pixels down; each with its mirror image
+# Number of views → scale, pixels of 48 to the right and down; each with its mirror image. A view that is moved to the
+# right needs another that is moved to the left, or the mean changes when a face is mirrored.
+TTA_VIEWS = {2: ((1, 0, 0),),
              8: ((1, 0, 0), (.88, 0, 2), (.94, 0, -2), (1.06, 0, 2)),
              10: ((1, 0, 0), (.88, 0, 0), (.94, 0, 0), (1.06, 0, 0), (1.12, 0, 0))}
 TTA_COUNTS = (1, *TTA_VIEWS)
 
 def tta_views(images: np.ndarray,  # (N, H, W, C)
               tta: int             # number of views, one of `TTA_COUNTS`
-             ) -> list:            # arrays like `images`
+             ) -> list:            # arrays of the same shape, float32 if there is more than one
     "Make the views: the images as they are or, for more than one, those of `TTA_VIEWS` and their mirror images."
     check_choice('tta', tta, TTA_COUNTS)
     if tta == 1: return [images]
-    zoomed = [zoom(images, *view) for view in TTA_VIEWS[tta]]
+    height, width = np.divide(images.shape[1:3], SIZE)
+    zoomed = [zoom(images, scale, right*width, down*height) for scale, right, down in TTA_VIEWS[tta]]
     return [view for faces in zoomed for view in (faces, faces[:, :, ::-1])]
 
 # %% ../../nbs/22_model.tta.ipynb #74c6dda0
