@@ -115,7 +115,7 @@ def iter_images(images: list,           # pairs of a name and a source, see `fin
             yield ImageResult(name, faces, image, error)
 
 # %% ../../nbs/51_predict.ipynb #cbe91c75
-PHOTO_TTA = 8         # views of a face, see `TTA_VIEWS`
+PHOTO_TTA = 8  # views of a face, see `TTA_VIEWS`
 MIN_CONFIDENCE = .4
 PRIORS = dict(training=0., uniform=.25)  # exponent of the class frequencies, see `reweight`
 
